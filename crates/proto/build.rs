@@ -32,7 +32,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), &encoded)?;
-    tonic_prost_build::configure().bytes(".nitejar.sprites.v1").compile_fds(compiler.file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .bytes(".nitejar.sprites.v1")
+        .compile_fds(compiler.file_descriptor_set())?;
     Ok(())
 }
 

@@ -137,8 +137,9 @@ fn read_method(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Metho
 }
 
 fn read_http(pool: &DescriptorPool, options: &DynamicMessage) -> Result<Option<HttpBinding>, String> {
-    let extension =
-        pool.get_extension_by_name("google.api.http").ok_or("google.api.http is not in the descriptor set")?;
+    let extension = pool
+        .get_extension_by_name("google.api.http")
+        .ok_or("google.api.http is not in the descriptor set")?;
     if !options.has_extension(&extension) {
         return Ok(None);
     }
@@ -174,16 +175,19 @@ fn check(p: &MethodPolicy, method: &MethodDescriptor, problems: &mut Vec<String>
     refuse(p.metered && !tenant, "only TENANT scope is metered");
     refuse(internal && p.http.is_some(), "INTERNAL scope has no HTTP route");
     refuse(!internal && p.http.is_none(), "every scope but INTERNAL needs google.api.http");
-    refuse(!p.idempotent && !internal && p.audit.is_none(), "what is not idempotent is a mutation and needs an audit action");
+    refuse(
+        !p.idempotent && !internal && p.audit.is_none(),
+        "what is not idempotent is a mutation and needs an audit action",
+    );
     if let Some(http) = &p.http {
         let get = http.verb == "GET";
         refuse(get && p.idempotent && p.audit.is_some(), "a read has no audit action");
-        refuse(
-            !get && p.audit.is_none() && p.scope != Scope::Runner,
-            "a mutation needs an audit action",
-        );
+        refuse(!get && p.audit.is_none() && p.scope != Scope::Runner, "a mutation needs an audit action");
         refuse(get && !http.body.is_empty(), "a GET has no body");
-        refuse(tenant && !http.template.starts_with("/v1/orgs/{org_id}"), "a TENANT route starts with /v1/orgs/{org_id}");
+        refuse(
+            tenant && !http.template.starts_with("/v1/orgs/{org_id}"),
+            "a TENANT route starts with /v1/orgs/{org_id}",
+        );
         refuse(
             p.scope == Scope::Operator && !http.template.starts_with("/v1/operator/"),
             "an OPERATOR route starts with /v1/operator/",
@@ -197,7 +201,12 @@ fn check(p: &MethodPolicy, method: &MethodDescriptor, problems: &mut Vec<String>
 }
 
 /// Every text of a request is bounded, every list too.
-fn check_fields(path: &str, message: &prost_reflect::MessageDescriptor, problems: &mut Vec<String>, depth: u8) {
+fn check_fields(
+    path: &str,
+    message: &prost_reflect::MessageDescriptor,
+    problems: &mut Vec<String>,
+    depth: u8,
+) {
     if depth > 8 || message.full_name().starts_with("google.protobuf.") {
         return;
     }
@@ -261,7 +270,9 @@ pub fn field_rules(field: &prost_reflect::FieldDescriptor) -> FieldRules {
         id: string(rules, "id"),
         pattern: string(rules, "pattern"),
         one_of: get("one_of")
-            .and_then(|v| v.as_list().map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect()))
+            .and_then(|v| {
+                v.as_list().map(|l| l.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+            })
             .unwrap_or_default(),
         min: get("min").and_then(|v| v.as_i64()).unwrap_or(0),
         max: get("max").and_then(|v| v.as_i64()).unwrap_or(0),

@@ -1,0 +1,138 @@
+//! Who asks, where, and what they may: the first argument of everything that touches data.
+
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Clock;
+use crate::error::{Code, Error, Result};
+use crate::id::{OrgId, RequestId};
+use crate::permission::Role;
+
+/// What acts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActorKind {
+    /// A person.
+    User,
+    /// An organization's key.
+    ApiKey,
+    /// One of our operators.
+    Operator,
+    /// The runner in a Sprite.
+    Runner,
+    /// One of our services.
+    Service,
+    /// Nobody known.
+    Anonymous,
+}
+
+impl ActorKind {
+    /// The name in the API and the audit log.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::ApiKey => "api_key",
+            Self::Operator => "operator",
+            Self::Runner => "runner",
+            Self::Service => "service",
+            Self::Anonymous => "anonymous",
+        }
+    }
+}
+
+/// Who acts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Actor {
+    /// What it is.
+    pub kind: ActorKind,
+    /// `user_…`, `key_…`, `sprite_…`, or a service's or operator's name.
+    pub id: String,
+    /// For people to read.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+}
+
+/// The context of one request or one background step. Services get it from the signed token alone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestCtx {
+    /// The organization acted in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<OrgId>,
+    /// Who acts.
+    pub actor: Actor,
+    /// The actor's role in the organization.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "role_name")]
+    pub role: Option<Role>,
+    /// Narrows the role to these permissions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scopes: Option<Vec<String>>,
+    /// The request this is part of, as in `X-Request-Id`.
+    pub request_id: String,
+}
+
+mod role_name {
+    use super::Role;
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(role: &Option<Role>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(role.map_or("", Role::as_str))
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Role>, D::Error> {
+        let name = String::deserialize(d)?;
+        Role::parse(&name).map(Some).ok_or_else(|| serde::de::Error::custom("unknown role"))
+    }
+}
+
+impl RequestCtx {
+    /// The context of a service that acts by itself.
+    pub fn service(name: &str, clock: &dyn Clock) -> Self {
+        Self {
+            tenant: None,
+            actor: Actor { kind: ActorKind::Service, id: name.to_owned(), name: String::new() },
+            role: None,
+            scopes: None,
+            request_id: RequestId::new(clock).to_string(),
+        }
+    }
+
+    /// The same, in an organization.
+    #[must_use]
+    pub fn for_tenant(mut self, org: OrgId) -> Self {
+        self.tenant = Some(org);
+        self
+    }
+
+    /// The same, as part of another request.
+    #[must_use]
+    pub fn with_request_id(mut self, request_id: &str) -> Self {
+        request_id.clone_into(&mut self.request_id);
+        self
+    }
+
+    /// The organization; an internal error when there is none, which a policy should have excluded.
+    pub fn tenant(&self) -> Result<&OrgId> {
+        self.tenant.as_ref().ok_or_else(|| Error::internal("this context names no organization"))
+    }
+
+    /// Whether role and scopes allow a permission. Without a role: no.
+    pub fn may(&self, permission: &str) -> bool {
+        self.role.is_some_and(|role| role.allows(permission))
+            && self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|s| s == permission))
+    }
+
+    /// Refuses who may not, naming the permission that is missing.
+    pub fn require(&self, permission: &str) -> Result<()> {
+        if self.may(permission) { Ok(()) } else { Err(Error::lacks(permission)) }
+    }
+
+    /// Refuses what is no person.
+    pub fn require_user(&self) -> Result<&str> {
+        if self.actor.kind == ActorKind::User {
+            Ok(&self.actor.id)
+        } else {
+            Err(Error::new(
+                Code::PermissionDenied,
+                "Only a person can do this; an API key of an organization can't.",
+            ))
+        }
+    }
+}

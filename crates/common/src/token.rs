@@ -1,0 +1,242 @@
+//! The internal token: a [`RequestCtx`] signed with Ed25519 by who minted it, for one service, for a minute.
+//!
+//! Only the gateway may speak for people, keys, operators and runners. Any other service can only speak as itself, so
+//! that a service that was taken over can't pretend to be somebody.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use chrono::Duration;
+use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::clock::SharedClock;
+use crate::ctx::{ActorKind, RequestCtx};
+use crate::secret::Secret;
+
+/// Long enough for clock differences and a queue, short enough that a leaked token is worth little.
+const LIFETIME: i64 = 60;
+/// How far clocks may be apart.
+const SKEW: i64 = 10;
+/// Longer than any honest token.
+const MAX_LEN: usize = 8192;
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    iss: String,
+    aud: String,
+    iat: i64,
+    exp: i64,
+    ctx: RequestCtx,
+}
+
+/// Why a token is refused; for the log, not for the caller.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum Refusal {
+    /// Not of the form or not readable.
+    #[error("malformed")]
+    Malformed,
+    /// Signed by nobody we know.
+    #[error("unknown issuer")]
+    UnknownIssuer,
+    /// Changed, or signed with another key.
+    #[error("wrong signature")]
+    WrongSignature,
+    /// Meant for another service.
+    #[error("for another service")]
+    WrongAudience,
+    /// Too old, or from the future.
+    #[error("outside of its time")]
+    OutOfTime,
+    /// The issuer may not speak for that actor.
+    #[error("the issuer may not speak for this actor")]
+    NotTheirs,
+}
+
+/// Mints tokens in a service's name.
+pub struct Signer {
+    issuer: String,
+    key: SigningKey,
+    clock: SharedClock,
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Signer({})", self.issuer)
+    }
+}
+
+/// A signing key's text (base64 of 32 bytes) is not one.
+#[derive(Debug, thiserror::Error)]
+#[error("must be the base64 of 32 bytes")]
+pub struct NotAKey;
+
+fn decode_key(text: &str) -> Result<[u8; 32], NotAKey> {
+    STANDARD.decode(text.trim()).ok().and_then(|b| b.try_into().ok()).ok_or(NotAKey)
+}
+
+/// A new signing key and its public half, both as configuration texts.
+pub fn generate_key() -> (Secret, String) {
+    let key = SigningKey::from_bytes(&crate::rng::bytes());
+    (Secret::new(STANDARD.encode(key.to_bytes())), STANDARD.encode(key.verifying_key().to_bytes()))
+}
+
+impl Signer {
+    /// From the configuration text of the key.
+    pub fn new(issuer: &str, key: &Secret, clock: SharedClock) -> Result<Arc<Self>, NotAKey> {
+        let key = SigningKey::from_bytes(&decode_key(key.expose())?);
+        Ok(Arc::new(Self { issuer: issuer.to_owned(), key, clock }))
+    }
+
+    /// Who signs.
+    pub fn issuer(&self) -> &str {
+        &self.issuer
+    }
+
+    /// A token of `ctx` for the service `audience`.
+    pub fn mint(&self, ctx: &RequestCtx, audience: &str) -> String {
+        let iat = self.clock.now().timestamp();
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            aud: audience.to_owned(),
+            iat,
+            exp: iat + LIFETIME,
+            ctx: ctx.clone(),
+        };
+        let json = serde_json::to_vec(&claims).expect("claims are plain data");
+        let body = URL_SAFE_NO_PAD.encode(json);
+        let signature = self.key.sign(body.as_bytes());
+        format!("{body}.{}", URL_SAFE_NO_PAD.encode(signature.to_bytes()))
+    }
+}
+
+/// Checks tokens that arrive at one service.
+pub struct Verifier {
+    audience: String,
+    keys: BTreeMap<String, VerifyingKey>,
+    clock: SharedClock,
+}
+
+impl Verifier {
+    /// `trusted`: each issuer's public key.
+    pub fn new(
+        audience: &str,
+        trusted: &BTreeMap<String, String>,
+        clock: SharedClock,
+    ) -> Result<Arc<Self>, NotAKey> {
+        let mut keys = BTreeMap::new();
+        for (issuer, text) in trusted {
+            let key = VerifyingKey::from_bytes(&decode_key(text)?).map_err(|_| NotAKey)?;
+            keys.insert(issuer.clone(), key);
+        }
+        Ok(Arc::new(Self { audience: audience.to_owned(), keys, clock }))
+    }
+
+    /// The context of a token, or why it is refused.
+    pub fn verify(&self, token: &str) -> Result<RequestCtx, Refusal> {
+        if token.len() > MAX_LEN {
+            return Err(Refusal::Malformed);
+        }
+        let (body, signature) = token.split_once('.').ok_or(Refusal::Malformed)?;
+        let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| Refusal::Malformed)?;
+        let claims: Claims = serde_json::from_slice(&json).map_err(|_| Refusal::Malformed)?;
+        let key = self.keys.get(&claims.iss).ok_or(Refusal::UnknownIssuer)?;
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::Malformed)?;
+        let signature = Signature::from_slice(&signature).map_err(|_| Refusal::Malformed)?;
+        key.verify_strict(body.as_bytes(), &signature).map_err(|_| Refusal::WrongSignature)?;
+        if claims.aud != self.audience {
+            return Err(Refusal::WrongAudience);
+        }
+        let now = self.clock.now().timestamp();
+        let longest = Duration::seconds(LIFETIME).num_seconds();
+        if claims.iat > now + SKEW || claims.exp < now - SKEW || claims.exp - claims.iat > longest {
+            return Err(Refusal::OutOfTime);
+        }
+        let actor = &claims.ctx.actor;
+        let as_itself = actor.kind == ActorKind::Service && actor.id == claims.iss;
+        if !as_itself && (claims.iss != "gateway" || actor.kind == ActorKind::Service) {
+            return Err(Refusal::NotTheirs);
+        }
+        Ok(claims.ctx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, SystemClock};
+    use crate::ctx::Actor;
+    use crate::id::OrgId;
+    use crate::permission::Role;
+
+    struct Setup {
+        clock: Arc<ManualClock>,
+        gateway: Arc<Signer>,
+        billing: Arc<Signer>,
+        sprites: Arc<Verifier>,
+    }
+
+    fn setup() -> Setup {
+        let clock = ManualClock::new(SystemClock.now());
+        let (gateway_key, gateway_public) = generate_key();
+        let (billing_key, billing_public) = generate_key();
+        let trusted =
+            BTreeMap::from([("gateway".into(), gateway_public), ("billing".into(), billing_public)]);
+        Setup {
+            gateway: Signer::new("gateway", &gateway_key, clock.clone()).unwrap(),
+            billing: Signer::new("billing", &billing_key, clock.clone()).unwrap(),
+            sprites: Verifier::new("sprites", &trusted, clock.clone()).unwrap(),
+            clock,
+        }
+    }
+
+    fn person() -> RequestCtx {
+        RequestCtx {
+            tenant: Some(OrgId::new(&SystemClock)),
+            actor: Actor { kind: ActorKind::User, id: "user_1".into(), name: "Ada".into() },
+            role: Some(Role::Admin),
+            scopes: Some(vec!["jobs.read".into()]),
+            request_id: "req_1".into(),
+        }
+    }
+
+    #[test]
+    fn a_token_carries_the_context_for_its_service_and_its_time() {
+        let s = setup();
+        let token = s.gateway.mint(&person(), "sprites");
+        let ctx = s.sprites.verify(&token).unwrap();
+        assert!(ctx.may("jobs.read") && !ctx.may("jobs.run"), "scopes narrow the role");
+        assert_eq!(s.sprites.verify(&s.gateway.mint(&person(), "audit")), Err(Refusal::WrongAudience));
+        s.clock.advance(Duration::seconds(LIFETIME + SKEW + 1));
+        assert_eq!(s.sprites.verify(&token), Err(Refusal::OutOfTime));
+    }
+
+    #[test]
+    fn a_changed_or_foreign_token_is_refused() {
+        let s = setup();
+        let token = s.gateway.mint(&person(), "sprites");
+        let (body, signature) = token.split_once('.').unwrap();
+        let mut claims: serde_json::Value =
+            serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
+        claims["ctx"]["role"] = "owner".into();
+        let forged = format!("{}.{signature}", URL_SAFE_NO_PAD.encode(claims.to_string()));
+        assert_eq!(s.sprites.verify(&forged), Err(Refusal::WrongSignature));
+        let (stranger, _) = generate_key();
+        let stranger = Signer::new("gateway", &stranger, s.clock.clone()).unwrap();
+        assert_eq!(s.sprites.verify(&stranger.mint(&person(), "sprites")), Err(Refusal::WrongSignature));
+        for junk in ["", ".", "a.b", &"x".repeat(9000)] {
+            assert!(s.sprites.verify(junk).is_err());
+        }
+    }
+
+    #[test]
+    fn only_the_gateway_speaks_for_people_and_nobody_for_another_service() {
+        let s = setup();
+        assert_eq!(s.sprites.verify(&s.billing.mint(&person(), "sprites")), Err(Refusal::NotTheirs));
+        let itself = RequestCtx::service("billing", &SystemClock);
+        assert_eq!(s.sprites.verify(&s.billing.mint(&itself, "sprites")), Ok(itself.clone()));
+        assert_eq!(s.sprites.verify(&s.gateway.mint(&itself, "sprites")), Err(Refusal::NotTheirs));
+    }
+}
