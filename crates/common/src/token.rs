@@ -166,7 +166,7 @@ impl Verifier {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{ManualClock, SystemClock};
+    use crate::clock::{Clock as _, ManualClock, SystemClock};
     use crate::ctx::Actor;
     use crate::id::OrgId;
     use crate::permission::Role;

@@ -1,1 +1,159 @@
-//! db
+//! Tenant isolation in one place: the only road to tenant rows is [`TenantTx`], and the only road to a [`TenantTx`] is a
+//! [`nitejar_common::RequestCtx`] that names an organization.
+//!
+//! ```no_run
+//! # async fn example(db: nitejar_db::Db, ctx: nitejar_common::RequestCtx) -> nitejar_common::Result<()> {
+//! let mut tx = db.tenant(&ctx).await?; // BEGIN, role and search_path in one round trip
+//! // … statements on tx.conn() see this tenant's tables and nothing else …
+//! tx.commit().await
+//! # }
+//! ```
+//!
+//! | Module | Holds |
+//! |---|---|
+//! | [`config`] | how a service reaches its database |
+//! | `names` | schema, role and login names: made of numbers only |
+//! | `bootstrap`, `migrate` | logins, control and tenant migrations |
+//! | `directory`, `provision` | which organization is which number; spare schemas and claiming them |
+//! | `pool`, `tenant_tx`, `control_tx` | bound connections |
+//! | [`outbox`], [`audit`] | what must leave with a change, and does |
+
+pub mod audit;
+mod bootstrap;
+pub mod config;
+mod control_tx;
+mod directory;
+pub mod errors;
+mod leader;
+mod migrate;
+mod names;
+pub mod outbox;
+mod pool;
+mod provision;
+mod tenant_tx;
+#[cfg(feature = "testing")]
+pub mod testing;
+
+use std::sync::Arc;
+
+use nitejar_common::clock::SharedClock;
+use nitejar_common::error::{Error, Result};
+use sqlx::PgPool;
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::Notify;
+
+pub use config::{DatabaseConfig, MigrateMode};
+pub use control_tx::ControlTx;
+pub use leader::LeaderGuard;
+pub use migrate::{Migration, Schema};
+pub use tenant_tx::TenantTx;
+
+use directory::Directory;
+use names::Names;
+use pool::Bucket;
+
+/// One service's database. Cheap to clone.
+#[derive(Clone)]
+pub struct Db(Arc<Inner>);
+
+struct Inner {
+    config: DatabaseConfig,
+    schema: Schema,
+    clock: SharedClock,
+    names: Names,
+    options: PgConnectOptions,
+    /// Owns the schemas: migrations and spares only.
+    admin: PgPool,
+    control: PgPool,
+    buckets: Vec<Arc<Bucket>>,
+    directory: Directory,
+    outbox_hint: Notify,
+}
+
+impl std::fmt::Debug for Db {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Db({})", self.0.schema.service)
+    }
+}
+
+impl Db {
+    /// Connects, makes what is missing, and migrates or refuses, as configured.
+    pub async fn open(config: &DatabaseConfig, schema: Schema, clock: SharedClock) -> Result<Self> {
+        let options = config.options()?;
+        let admin = pool::small(options.clone(), 2);
+        let names = bootstrap::prepare(&admin, config).await?;
+        migrate::control(&admin, &names, &schema, config.migrate).await?;
+        let control = pool::small(bootstrap::login(&options, config, &names.control()), config.control_connections)
+            .clone();
+        let limit = usize::try_from(config.max_tenants_per_connection).unwrap_or(usize::MAX);
+        let buckets = (0..names.buckets())
+            .map(|b| {
+                let login = bootstrap::login(&options, config, &names.bucket(b));
+                Arc::new(Bucket::new(login, config.bucket_connections, limit))
+            })
+            .collect();
+        let db = Self(Arc::new(Inner {
+            config: config.clone(),
+            schema,
+            clock,
+            names,
+            options,
+            admin,
+            control,
+            buckets,
+            directory: Directory::default(),
+            outbox_hint: Notify::new(),
+        }));
+        db.check_connections().await?;
+        migrate::tenants(&db).await?;
+        Ok(db)
+    }
+
+    /// The clock it was opened with.
+    pub fn clock(&self) -> &SharedClock {
+        &self.0.clock
+    }
+
+    /// Whether the database answers: for readiness.
+    pub async fn ping(&self) -> Result<()> {
+        sqlx::query("SELECT 1").execute(&self.0.control).await.map_err(errors::from_sqlx)?;
+        Ok(())
+    }
+
+    /// Wakes the relay in this process: something was committed.
+    pub(crate) fn hint_outbox(&self) {
+        self.0.outbox_hint.notify_one();
+    }
+
+    /// The budget: buckets × connections + control + 2 for the owner. More than the server has is refused at once.
+    async fn check_connections(&self) -> Result<()> {
+        let config = &self.0.config;
+        let buckets = u32::try_from(self.0.buckets.len()).unwrap_or(u32::MAX);
+        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 2;
+        let have: String =
+            sqlx::query_scalar("SHOW max_connections").fetch_one(&self.0.admin).await.map_err(errors::from_sqlx)?;
+        let have: u32 = have.parse().unwrap_or(0);
+        tracing::info!(
+            service = self.0.schema.service,
+            "connections: {buckets} buckets x {} + {} control + 2 owner = at most {need} of the server's {have}",
+            config.bucket_connections,
+            config.control_connections
+        );
+        if need > have {
+            return Err(Error::internal(format!(
+                "this service may open {need} connections but the server allows {have}: lower database.buckets, \
+                 database.bucket_connections or database.control_connections, or raise max_connections"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl Db {
+    /// Closes every connection that is not in use.
+    pub async fn close(&self) {
+        self.0.admin.close().await;
+        self.0.control.close().await;
+        self.0.buckets.iter().for_each(|b| b.close_all());
+    }
+}

@@ -1,1 +1,4 @@
-//! testkit
+//! What tests and `cargo xtask up` stand on: a private PostgreSQL and a stateful fake GitHub.
+
+pub mod github;
+pub mod postgres;

@@ -1,0 +1,101 @@
+//! A transaction bound to one tenant.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Error, Result};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::names::Names;
+use crate::pool::{Bucket, Conn};
+use crate::{Db, errors};
+
+/// A transaction that sees one tenant's schema with that tenant's privileges. Dropping it rolls back.
+pub struct TenantTx {
+    /// Taken when the transaction ends.
+    held: Option<(Conn, OwnedSemaphorePermit)>,
+    bucket: Arc<Bucket>,
+    db: Db,
+    number: i64,
+}
+
+impl std::fmt::Debug for TenantTx {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TenantTx(t_{})", self.number)
+    }
+}
+
+impl Db {
+    /// A transaction in the context's organization. [`nitejar_common::Code::NotFound`] when this service has none.
+    pub async fn tenant(&self, ctx: &RequestCtx) -> Result<TenantTx> {
+        self.begin(ctx, "BEGIN").await
+    }
+
+    /// The same, where a write is an error, and every statement sees the same state.
+    pub async fn tenant_read(&self, ctx: &RequestCtx) -> Result<TenantTx> {
+        self.begin(ctx, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY").await
+    }
+
+    async fn begin(&self, ctx: &RequestCtx, begin: &str) -> Result<TenantTx> {
+        let number = self.number(ctx.tenant()?).await?;
+        let names = &self.0.names;
+        let bucket = Arc::clone(&self.0.buckets[usize::from(names.bucket_of(number))]);
+        let sql = format!(
+            "{begin}; SET LOCAL ROLE \"{}\"; SET LOCAL search_path = {}",
+            names.role(number),
+            Names::schema(number)
+        );
+        // A connection that idled may have been closed by the server: then, once, a fresh one.
+        for last in [false, true] {
+            let (mut conn, permit) = bucket.acquire(number).await?;
+            match conn.pg.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
+                Ok(_) => {
+                    return Ok(TenantTx { held: Some((conn, permit)), bucket, db: self.clone(), number });
+                }
+                Err(sqlx::Error::Io(_)) if !last => {}
+                Err(error) => return Err(errors::from_sqlx(error)),
+            }
+        }
+        Err(Error::unavailable())
+    }
+}
+
+impl TenantTx {
+    /// The connection, bound to the tenant.
+    pub fn conn(&mut self) -> &mut PgConnection {
+        &mut self.held.as_mut().expect("taken only by commit, which consumes self, and by drop").0.pg
+    }
+
+    /// The tenant's number here.
+    pub fn number(&self) -> i64 {
+        self.number
+    }
+
+    /// Makes the changes last. After an error nothing is known to have happened.
+    pub async fn commit(mut self) -> Result<()> {
+        self.conn().execute("COMMIT").await.map_err(errors::from_sqlx)?;
+        if let Some((conn, _permit)) = self.held.take() {
+            self.bucket.give_back(conn);
+        }
+        self.db.hint_outbox();
+        Ok(())
+    }
+}
+
+impl Drop for TenantTx {
+    fn drop(&mut self) {
+        let Some((mut conn, permit)) = self.held.take() else { return };
+        let bucket = Arc::clone(&self.bucket);
+        // Outside of a runtime the connection is dropped, which closes it: as safe, only slower.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        runtime.spawn(async move {
+            let rollback = tokio::time::timeout(Duration::from_secs(2), conn.pg.execute("ROLLBACK")).await;
+            if matches!(rollback, Ok(Ok(_))) {
+                bucket.give_back(conn);
+            }
+            drop(permit);
+        });
+    }
+}

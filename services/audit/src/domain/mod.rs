@@ -1,0 +1,3 @@
+//! Pure rules: no SQL, no transport.
+
+pub mod chain;
