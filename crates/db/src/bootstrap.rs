@@ -102,10 +102,12 @@ async fn make_logins(
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
     }
-    let control = names.control();
+    let (control, all) = (names.control(), names.all_tenants());
     let sql = format!(
-        "ALTER ROLE \"{control}\" SET search_path = control;
-         GRANT USAGE ON SCHEMA control TO \"{control}\";"
+        "{create} GRANT USAGE ON SCHEMA control TO \"{all}\";
+         ALTER ROLE \"{control}\" SET search_path = control;
+         GRANT USAGE ON SCHEMA control TO \"{control}\";",
+        create = create_role(&all)
     );
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(tx).await.map_err(errors::from_sqlx)?;
     Ok(())

@@ -35,6 +35,12 @@ impl Names {
         format!("{}_t{tenant}", self.prefix)
     }
 
+    /// What every tenant's role is a member of: it may call the functions in `control`. One grant to it instead of one a
+    /// tenant keeps the schema's privilege list short.
+    pub(crate) fn all_tenants(&self) -> String {
+        format!("{}_tenants", self.prefix)
+    }
+
     pub(crate) fn schema(tenant: i64) -> String {
         format!("t_{tenant}")
     }

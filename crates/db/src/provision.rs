@@ -66,8 +66,9 @@ impl Db {
         let mut tx = self.0.admin.begin().await.map_err(errors::from_sqlx)?;
         let sql = format!(
             "{create} GRANT \"{role}\" TO \"{bucket}\"; CREATE SCHEMA {schema}; \
-             GRANT USAGE ON SCHEMA {schema} TO \"{role}\"; GRANT USAGE ON SCHEMA control TO \"{role}\";",
-            create = bootstrap::create_role(&role)
+             GRANT USAGE ON SCHEMA {schema} TO \"{role}\"; GRANT \"{all}\" TO \"{role}\";",
+            create = bootstrap::create_role(&role),
+            all = names.all_tenants()
         );
         sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
         migrate::apply_tenant(&mut tx, names, &self.0.schema, number, None).await?;
