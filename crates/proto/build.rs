@@ -5,10 +5,10 @@ use std::error::Error;
 use std::path::{Path, PathBuf};
 
 #[path = "src/permission.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared with the library; the build uses a part of it")]
+#[expect(dead_code, reason = "shared with the library; the build uses a part of it")]
 mod permission;
 #[path = "src/policy.rs"]
-#[expect(dead_code, unreachable_pub, reason = "shared with the library; the build uses a part of it")]
+#[expect(dead_code, reason = "shared with the library; the build uses a part of it")]
 mod policy;
 
 fn main() -> Result<(), Box<dyn Error>> {

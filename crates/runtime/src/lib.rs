@@ -1,1 +1,10 @@
-//! runtime
+//! What every process of ours does the same way: configuration, telemetry, probes, life and death.
+//!
+//! A service is `Config`, `bind(config) -> Bound`, `Bound::run(shutdown)`; its `main` is a call of [`service::main`].
+
+pub mod config;
+pub mod http;
+pub mod lifecycle;
+pub mod probes;
+pub mod service;
+pub mod telemetry;

@@ -15,7 +15,7 @@ use crate::domain::period::{LIVE, Period};
 use crate::domain::quota::Level;
 use crate::store::meters::MeterRow;
 use crate::store::plans::PlanRow;
-use crate::store::{ledger, meters, reservations, subscription};
+use crate::store::{ledger, meters, plans, reservations, subscription};
 
 /// Decides about quota.
 #[derive(Clone)]
@@ -40,6 +40,14 @@ pub struct Decisions {
 }
 
 impl Quota {
+    /// Reads the plans.
+    pub async fn open(db: Db) -> Result<Self> {
+        let mut tx = db.control().await?;
+        let catalogue = Catalogue::new(plans::all(tx.conn()).await?);
+        tx.commit().await?;
+        Ok(Self { clock: db.clock().clone(), db, catalogue })
+    }
+
     /// The period of a meter at an instant.
     pub fn period(meter: Meter, now: DateTime<Utc>) -> String {
         if meter.is_live() { LIVE.to_owned() } else { Period::of(now).to_string() }

@@ -1,0 +1,5 @@
+//! The RPCs.
+
+mod events;
+mod internal;
+mod tenants;

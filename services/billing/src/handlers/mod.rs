@@ -1,0 +1,7 @@
+//! The RPCs.
+
+mod internal;
+mod plans;
+mod subscriptions;
+mod tenants;
+mod usage;
