@@ -1,0 +1,134 @@
+//! Creating an organization in all services, and finishing what was left half-way. See `README.md` for the steps.
+
+use std::time::Duration;
+
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::client::Upstream;
+use nitejar_common::id::OrgId;
+use nitejar_common::permission::Role;
+use nitejar_proto::common::v1::ProvisionTenantRequest;
+use nitejar_proto::common::v1::tenants_client::TenantsClient;
+use tokio_util::sync::CancellationToken;
+
+use crate::Service;
+use crate::domain::settings;
+use crate::store::members::MemberRow;
+use crate::store::orgs::OrgsRow;
+use crate::store::{members, org, orgs, secrets, users};
+
+/// Slugs that would be taken for something of ours.
+const RESERVED: &[&str] = &["admin", "api", "app", "docs", "login", "nitejar", "operator", "platform", "settings", "support", "www"];
+
+impl Service {
+    /// Creates an organization, or goes on creating it when the same person asks again.
+    pub(crate) async fn create_org(&self, ctx: &RequestCtx, slug: &str, name: &str) -> Result<OrgsRow> {
+        let user = ctx.require_user()?;
+        settings::check_name(name)?;
+        if RESERVED.contains(&slug) {
+            return Err(Error::new(Code::AlreadyExists, format!("The slug {slug} is reserved. Choose another one."))
+                .violation("/slug", "must not be reserved"));
+        }
+        let wish = OrgsRow {
+            id: OrgId::new(&*self.clock).to_string(),
+            slug: slug.to_owned(),
+            name: name.to_owned(),
+            created_by: user.to_owned(),
+            state: "provisioning".into(),
+            created_at: self.clock.now(),
+        };
+        let mut tx = self.db.control().await?;
+        let row = orgs::reserve(tx.conn(), &wish).await?;
+        tx.commit().await?;
+        let ours = row.created_by == user && row.state == "provisioning";
+        if row.id != wish.id && !ours {
+            return Err(Error::new(Code::AlreadyExists, format!("The slug {slug} is taken. Choose another one."))
+                .violation("/slug", "must be free"));
+        }
+        self.advance_creation(ctx, &row).await?;
+        Ok(OrgsRow { state: "active".into(), ..row })
+    }
+
+    /// Takes a creation to its end, from wherever it is.
+    async fn advance_creation(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
+        let org_id: OrgId = row.id.parse()?;
+        let ctx = ctx.clone().for_tenant(org_id.clone());
+        let (own, others) = futures_util::future::join(
+            async {
+                self.db.provision(&org_id).await?;
+                self.found(&ctx, row).await
+            },
+            futures_util::future::join_all(self.tenants_of.iter().map(|up| self.provision_at(up, &org_id, &ctx))),
+        )
+        .await;
+        own?;
+        others.into_iter().collect::<Result<Vec<()>>>()?;
+        let mut tx = self.db.control().await?;
+        orgs::activate(tx.conn(), &row.id).await?;
+        tx.commit().await
+    }
+
+    /// Owner, data key and audit event, together, once.
+    async fn found(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
+        let mut control = self.db.control().await?;
+        let owner = users::get(control.conn(), &row.created_by).await?;
+        control.commit().await?;
+        let owner = owner.ok_or_else(|| Error::internal("the creator is gone"))?;
+        let mut tx = self.db.tenant(ctx).await?;
+        if org::insert(tx.conn(), &row.name).await? {
+            let member = MemberRow {
+                user_id: owner.id,
+                email: owner.email,
+                name: owner.name,
+                role: Role::Owner.as_str().into(),
+                joined_at: row.created_at,
+            };
+            members::insert(tx.conn(), &member).await?;
+            let (_, wrapped) = self.master.new_data_key(ctx.tenant()?)?;
+            secrets::insert_data_key(tx.conn(), 1, &wrapped, row.created_at).await?;
+            let details = [("slug", row.slug.clone()), ("name", row.name.clone())];
+            let target = ("org", row.id.as_str());
+            nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, "org.created", target, &details).await?;
+        }
+        tx.commit().await
+    }
+
+    async fn provision_at(&self, upstream: &Upstream, org: &OrgId, ctx: &RequestCtx) -> Result<()> {
+        let me = RequestCtx::service("tenancy", &*self.clock).with_request_id(&ctx.request_id);
+        let request = upstream.request(&me, ProvisionTenantRequest { org_id: org.to_string() })?;
+        TenantsClient::new(upstream.channel()).provision_tenant(request).await?;
+        Ok(())
+    }
+
+    /// Finishes creations that a crash, or a service that did not answer, left half-way.
+    pub(crate) async fn finish_creations(&self, stop: CancellationToken) -> Result<()> {
+        while !stop.is_cancelled() {
+            if let Err(error) = self.finish_once().await {
+                tracing::warn!(error = %error.log_text(), "creations are not finished; trying again");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish_once(&self) -> Result<()> {
+        // Younger ones are probably still under way; doing a step twice would only be waste.
+        let before = self.clock.now() - chrono::Duration::seconds(3);
+        let mut tx = self.db.control().await?;
+        let left = orgs::unfinished(tx.conn(), before).await?;
+        tx.commit().await?;
+        for row in left {
+            // The audit event names who asked for it.
+            let mut ctx = RequestCtx::service("tenancy", &*self.clock);
+            ctx.actor.kind = nitejar_common::ActorKind::User;
+            ctx.actor.id.clone_from(&row.created_by);
+            if let Err(error) = self.advance_creation(&ctx, &row).await {
+                tracing::warn!(org = row.id, error = %error.log_text(), "creation is not finished; trying again");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,136 @@
+//! Secrets at rest: AES-256-GCM, a data key an organization wrapped by the master key, and everything bound to its place,
+//! so that a row copied to another name, version or tenant does not open.
+
+use aes_gcm::aead::{Aead as _, KeyInit as _, Payload};
+use aes_gcm::{Aes256Gcm, Nonce};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use nitejar_common::error::{Error, Result};
+use nitejar_common::id::OrgId;
+use nitejar_common::secret::Secret;
+use zeroize::Zeroizing;
+
+const NONCE: usize = 12;
+
+/// Wraps data keys. Comes from the configuration.
+pub struct MasterKey(Zeroizing<[u8; 32]>);
+
+impl std::fmt::Debug for MasterKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("MasterKey")
+    }
+}
+
+/// Encrypts one organization's secrets.
+pub struct DataKey(Zeroizing<[u8; 32]>);
+
+impl std::fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("DataKey")
+    }
+}
+
+/// Where a secret's value stands.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The organization.
+    pub org: &'a OrgId,
+    /// The secret.
+    pub name: &'a str,
+    /// Its version.
+    pub version: i32,
+}
+
+impl Place<'_> {
+    /// Tenant, table, column, row: none of the parts can hold the separator.
+    fn aad(self) -> Vec<u8> {
+        format!("{}|secrets|ciphertext|{}|{}", self.org, self.name, self.version).into_bytes()
+    }
+}
+
+impl MasterKey {
+    /// From the configuration's text: base64 of 32 bytes.
+    pub fn parse(text: &Secret) -> Option<Self> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.expose()).ok()?);
+        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
+    }
+
+    /// A new data key of an organization, and its wrapped form.
+    pub fn new_data_key(&self, org: &OrgId) -> Result<(DataKey, Vec<u8>)> {
+        let key = DataKey(Zeroizing::new(nitejar_common::rng::bytes()));
+        let wrapped = seal(&self.0, key.0.as_slice(), &Self::aad(org))?;
+        Ok((key, wrapped))
+    }
+
+    /// Unwraps an organization's data key.
+    pub fn unwrap_data_key(&self, org: &OrgId, wrapped: &[u8]) -> Result<DataKey> {
+        let bytes = open(&self.0, wrapped, &Self::aad(org))?;
+        let key = bytes.as_slice().try_into().map_err(|_| Error::internal("a data key has 32 bytes"))?;
+        Ok(DataKey(Zeroizing::new(key)))
+    }
+
+    fn aad(org: &OrgId) -> Vec<u8> {
+        format!("{org}|data_keys|wrapped").into_bytes()
+    }
+}
+
+impl DataKey {
+    /// Encrypts a value for its place.
+    pub fn seal(&self, value: &Secret, place: Place<'_>) -> Result<Vec<u8>> {
+        seal(&self.0, value.expose().as_bytes(), &place.aad())
+    }
+
+    /// Decrypts what stands at a place.
+    pub fn open(&self, ciphertext: &[u8], place: Place<'_>) -> Result<Secret> {
+        let bytes = open(&self.0, ciphertext, &place.aad())?;
+        let text = std::str::from_utf8(&bytes).map_err(|_| Error::internal("a secret is UTF-8"))?;
+        Ok(Secret::new(text))
+    }
+}
+
+fn seal(key: &[u8; 32], message: &[u8], aad: &[u8]) -> Result<Vec<u8>> {
+    let nonce: [u8; NONCE] = nitejar_common::rng::bytes();
+    let cipher = Aes256Gcm::new(key.into());
+    let sealed = cipher
+        .encrypt(&Nonce::from(nonce), Payload { msg: message, aad })
+        .map_err(|_| Error::internal("encryption failed"))?;
+    Ok([nonce.as_slice(), &sealed].concat())
+}
+
+fn open(key: &[u8; 32], sealed: &[u8], aad: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+    let fail = || Error::internal("a secret does not open: wrong key, changed, or not at its place");
+    let (nonce, message) = sealed.split_at_checked(NONCE).ok_or_else(fail)?;
+    let nonce: [u8; NONCE] = nonce.try_into().map_err(|_| fail())?;
+    let cipher = Aes256Gcm::new(key.into());
+    let opened = cipher.decrypt(&Nonce::from(nonce), Payload { msg: message, aad }).map_err(|_| fail())?;
+    Ok(Zeroizing::new(opened))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nitejar_common::clock::SystemClock;
+
+    #[test]
+    fn a_value_opens_at_its_place_only() {
+        let master = MasterKey(Zeroizing::new([7; 32]));
+        let (a, b) = (OrgId::new(&SystemClock), OrgId::new(&SystemClock));
+        let (key, wrapped) = master.new_data_key(&a).unwrap();
+        let place = Place { org: &a, name: "TOKEN", version: 1 };
+        let sealed = key.seal(&Secret::new("hush"), place).unwrap();
+        assert!(!sealed.windows(4).any(|w| w == b"hush"));
+        let again = master.unwrap_data_key(&a, &wrapped).unwrap();
+        assert_eq!(again.open(&sealed, place).unwrap().expose(), "hush");
+        assert!(key.open(&sealed, Place { name: "OTHER", ..place }).is_err());
+        assert!(key.open(&sealed, Place { version: 2, ..place }).is_err());
+        assert!(key.open(&sealed, Place { org: &b, ..place }).is_err());
+        assert!(master.unwrap_data_key(&b, &wrapped).is_err());
+        assert!(MasterKey(Zeroizing::new([8; 32])).unwrap_data_key(&a, &wrapped).is_err());
+        for i in 0..sealed.len() {
+            let mut changed = sealed.clone();
+            changed[i] ^= 1;
+            assert!(key.open(&changed, place).is_err(), "byte {i}");
+        }
+        assert!(key.open(b"short", place).is_err());
+    }
+}

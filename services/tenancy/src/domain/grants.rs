@@ -1,0 +1,82 @@
+//! Who may give whom what.
+
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::permission::{self, Role};
+
+/// Only an owner gives or takes `owner`; nobody gives more than they hold.
+pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
+    let own = ctx.role.ok_or_else(|| Error::lacks("members.write"))?;
+    if role > own {
+        return Err(Error::new(
+            Code::PermissionDenied,
+            format!("A role of {} can't give the role {}.", own.as_str(), role.as_str()),
+        ));
+    }
+    Ok(())
+}
+
+/// The same for taking a role from a member: an admin doesn't touch owners.
+pub fn may_take(ctx: &RequestCtx, role: Role) -> Result<()> {
+    match (ctx.role, role) {
+        (Some(Role::Owner), _) => Ok(()),
+        (_, Role::Owner) => Err(Error::new(Code::PermissionDenied, "Only an owner changes or removes an owner.")),
+        _ => Ok(()),
+    }
+}
+
+/// A key's scopes: known, within its role, and everything it will hold is held by its creator.
+pub fn key_scopes(ctx: &RequestCtx, role: Role, scopes: &[String]) -> Result<()> {
+    may_give(ctx, role)?;
+    for (i, scope) in scopes.iter().enumerate() {
+        if !permission::is_known(scope) || !role.allows(scope) {
+            return Err(Error::invalid(
+                format!("/scopes/{i}"),
+                format!("must be a permission of the role {}", role.as_str()),
+            ));
+        }
+    }
+    let holds = |p: &str| scopes.is_empty() || scopes.iter().any(|s| s == p);
+    match role.permissions().find(|p| holds(p) && !ctx.may(p)) {
+        Some(missing) => Err(Error::lacks(missing)),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nitejar_common::clock::SystemClock;
+
+    fn ctx(role: Role, scopes: Option<&[&str]>) -> RequestCtx {
+        let mut ctx = RequestCtx::service("x", &SystemClock);
+        ctx.role = Some(role);
+        ctx.scopes = scopes.map(|s| s.iter().map(|s| (*s).to_owned()).collect());
+        ctx
+    }
+
+    #[test]
+    fn nobody_gives_more_than_they_hold() {
+        for own in Role::ALL {
+            for given in Role::ALL {
+                assert_eq!(may_give(&ctx(own, None), given).is_ok(), given <= own, "{own:?} {given:?}");
+            }
+        }
+        assert!(may_take(&ctx(Role::Admin, None), Role::Owner).is_err());
+        assert!(may_take(&ctx(Role::Admin, None), Role::Admin).is_ok());
+        assert!(may_take(&ctx(Role::Owner, None), Role::Owner).is_ok());
+    }
+
+    #[test]
+    fn a_narrowed_key_makes_only_keys_as_narrow() {
+        let narrow = ctx(Role::Admin, Some(&["keys.write", "jobs.read"]));
+        let scopes = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
+        assert!(key_scopes(&narrow, Role::Viewer, &scopes(&["jobs.read"])).is_ok());
+        assert_eq!(key_scopes(&narrow, Role::Viewer, &[]).unwrap_err().code(), Code::PermissionDenied);
+        assert!(key_scopes(&narrow, Role::Admin, &scopes(&["agents.write"])).is_err());
+        let wide = ctx(Role::Admin, None);
+        assert!(key_scopes(&wide, Role::Admin, &[]).is_ok());
+        assert_eq!(key_scopes(&wide, Role::Viewer, &scopes(&["jobs.run"])).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(key_scopes(&wide, Role::Viewer, &scopes(&["nonsense"])).unwrap_err().code(), Code::InvalidArgument);
+    }
+}

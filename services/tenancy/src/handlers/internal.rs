@@ -1,0 +1,136 @@
+//! What other services ask.
+
+use std::collections::HashMap;
+
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::server::ctx;
+use nitejar_proto::tenancy::v1 as pb;
+use nitejar_proto::tenancy::v1::tenancy_internal_server::TenancyInternal;
+use subtle::ConstantTimeEq as _;
+use tonic::{Request, Response, Status};
+
+use crate::Service;
+use crate::domain::envelope::Place;
+use crate::store::credentials::{self, CredentialRow};
+use crate::store::secrets;
+
+#[tonic::async_trait]
+impl TenancyInternal for Service {
+    async fn resolve_credential(
+        &self,
+        request: Request<pb::ResolveCredentialRequest>,
+    ) -> Result<Response<pb::ResolveCredentialResponse>, Status> {
+        only(&ctx(&request)?.actor.id, "gateway")?;
+        let r = request.into_inner();
+        // All of them are compared, whichever matches.
+        let mut operator = None;
+        for (hash, name) in self.operators.iter() {
+            if bool::from(hash.as_slice().ct_eq(&r.key_sha256)) {
+                operator = Some(name.clone());
+            }
+        }
+        if let Some(name) = operator {
+            return Ok(Response::new(pb::ResolveCredentialResponse {
+                actor_kind: "operator".into(),
+                actor_id: name.clone(),
+                actor_name: name,
+                ..pb::ResolveCredentialResponse::default()
+            }));
+        }
+        let now = self.clock.now();
+        let mut tx = self.db.control().await?;
+        let found = credentials::resolve(tx.conn(), &r.key_sha256, &r.org_id, now).await.map_err(Error::from)?;
+        tx.commit().await?;
+        let row = found.ok_or_else(|| Error::new(Code::InvalidCredential, "This key is not valid."))?;
+        if row.last_used_at.is_none_or(|at| now - at > chrono::Duration::minutes(1)) {
+            self.note_use(row.key_id.clone());
+        }
+        Ok(Response::new(answer(row, &r.org_id)))
+    }
+
+    async fn open_secrets(
+        &self,
+        request: Request<pb::OpenSecretsRequest>,
+    ) -> Result<Response<pb::OpenSecretsResponse>, Status> {
+        let ctx = ctx(&request)?;
+        only(&ctx.actor.id, "sprites")?;
+        let r = request.into_inner();
+        if r.names.len() > 32 {
+            return Err(Error::invalid("/names", "must be at most 32").into());
+        }
+        let org = ctx.tenant()?;
+        let mut tx = self.db.tenant(&ctx).await?;
+        let rows = secrets::by_names(tx.conn(), &r.names).await.map_err(Error::from)?;
+        let mut keys = HashMap::new();
+        let mut values = HashMap::new();
+        for row in rows {
+            if !keys.contains_key(&row.data_key) {
+                let wrapped = secrets::data_key(tx.conn(), row.data_key).await.map_err(Error::from)?;
+                keys.insert(row.data_key, self.master.unwrap_data_key(org, &wrapped)?);
+            }
+            let place = Place { org, name: &row.name, version: row.version };
+            let value = keys[&row.data_key].open(&row.ciphertext, place)?;
+            values.insert(row.name, value.expose().to_owned());
+        }
+        if !values.is_empty() {
+            let mut names: Vec<&str> = values.keys().map(String::as_str).collect();
+            names.sort_unstable();
+            let details = [("names", names.join(","))];
+            let target = ("job", r.job_id.as_str());
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "secret.opened", target, &details).await?;
+        }
+        tx.commit().await?;
+        Ok(Response::new(pb::OpenSecretsResponse { values }))
+    }
+}
+
+impl Service {
+    /// Off the caller's path: whether the note succeeds is not their concern.
+    fn note_use(&self, key_id: String) {
+        let this = self.clone();
+        tokio::spawn(async move {
+            let noted = async {
+                let mut tx = this.db.control().await?;
+                credentials::touch(tx.conn(), &key_id, this.clock.now()).await?;
+                tx.commit().await
+            };
+            if let Err(error) = noted.await {
+                tracing::warn!(key_id, error = %error.log_text(), "last use not noted");
+            }
+        });
+    }
+}
+
+fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
+    let mut answer = pb::ResolveCredentialResponse { key_id: row.key_id.clone(), ..Default::default() };
+    match (row.user_id, row.org_id) {
+        (Some(user), _) => {
+            answer.actor_kind = "user".into();
+            answer.actor_id = user;
+            answer.actor_name = row.user_name.unwrap_or_default();
+            if row.active {
+                answer.role = row.member_role.unwrap_or_default();
+            }
+        }
+        (None, home) => {
+            answer.actor_kind = "api_key".into();
+            answer.actor_id = row.key_id;
+            answer.actor_name = row.name;
+            answer.home_org_id = home.unwrap_or_default();
+            if answer.home_org_id == asked && row.active {
+                answer.role = row.role.unwrap_or_default();
+                answer.scopes = row.scopes.unwrap_or_default();
+                answer.scoped = !answer.scopes.is_empty();
+            }
+        }
+    }
+    answer
+}
+
+fn only(actor: &str, service: &str) -> Result<()> {
+    if actor == service {
+        Ok(())
+    } else {
+        Err(Error::new(Code::PermissionDenied, format!("This is for the {service} service only.")))
+    }
+}

@@ -1,0 +1,106 @@
+//! People in an organization.
+
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::server::ctx;
+use nitejar_common::page;
+use nitejar_common::permission::Role;
+use nitejar_common::time::to_proto;
+use nitejar_db::TenantTx;
+use nitejar_proto::tenancy::v1 as pb;
+use nitejar_proto::tenancy::v1::members_server::Members;
+use tonic::{Request, Response, Status};
+
+use crate::Service;
+use crate::domain::grants;
+use crate::store::members::{self, MemberRow};
+
+#[tonic::async_trait]
+impl Members for Service {
+    async fn list_members(
+        &self,
+        request: Request<pb::ListMembersRequest>,
+    ) -> Result<Response<pb::ListMembersResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let size = page::size(r.page_size, 50, 100);
+        let after = page::after(&r.page_token)?;
+        let mut tx = self.db.tenant_read(&ctx).await?;
+        let rows = members::list(tx.conn(), &after, size + 1).await.map_err(Error::from)?;
+        tx.commit().await?;
+        let (rows, next_page_token) = page::cut(rows, size, |m| m.user_id.clone());
+        Ok(Response::new(pb::ListMembersResponse { members: rows.into_iter().map(to_pb).collect(), next_page_token }))
+    }
+
+    async fn update_member(&self, request: Request<pb::UpdateMemberRequest>) -> Result<Response<pb::Member>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let role = parse_role(&r.role)?;
+        let mut tx = self.db.tenant(&ctx).await?;
+        let mut row = ending_membership(&mut tx, &ctx, &r.user_id, role == Role::Owner).await?;
+        grants::may_give(&ctx, role)?;
+        if row.role != role.as_str() {
+            let details = [("from", row.role.clone()), ("to", role.as_str().to_owned())];
+            members::set_role(tx.conn(), &row.user_id, role.as_str()).await.map_err(Error::from)?;
+            let target = ("member", row.user_id.as_str());
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "member.role_changed", target, &details).await?;
+            role.as_str().clone_into(&mut row.role);
+        }
+        tx.commit().await?;
+        Ok(Response::new(to_pb(row)))
+    }
+
+    async fn remove_member(
+        &self,
+        request: Request<pb::RemoveMemberRequest>,
+    ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
+        let ctx = ctx(&request)?;
+        self.end_membership(&ctx, &request.get_ref().user_id, "member.removed").await?;
+        Ok(Response::new(pb::RemoveMemberResponse {}))
+    }
+
+    async fn leave_org(&self, request: Request<pb::LeaveOrgRequest>) -> Result<Response<pb::LeaveOrgResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let user = ctx.require_user()?.to_owned();
+        self.end_membership(&ctx, &user, "member.left").await?;
+        Ok(Response::new(pb::LeaveOrgResponse {}))
+    }
+}
+
+impl Service {
+    async fn end_membership(&self, ctx: &RequestCtx, user: &str, action: &str) -> Result<()> {
+        let mut tx = self.db.tenant(ctx).await?;
+        let row = ending_membership(&mut tx, ctx, user, false).await?;
+        members::delete(tx.conn(), user).await?;
+        let details = [("role", row.role)];
+        nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("member", user), &details).await?;
+        tx.commit().await
+    }
+}
+
+/// The member, locked, after the two rules that every end of a role must keep: only an owner takes ownership away (from
+/// others), and the last owner stays one. The owners are locked first, so that two can't leave at the same time.
+async fn ending_membership(tx: &mut TenantTx, ctx: &RequestCtx, user: &str, stays_owner: bool) -> Result<MemberRow> {
+    let owners = members::lock_owners(tx.conn()).await?;
+    let row = members::lock(tx.conn(), user).await?;
+    let row = row.ok_or_else(|| Error::not_found(format!("member {user}")))?;
+    let role = parse_role(&row.role)?;
+    if ctx.actor.id != user {
+        grants::may_take(ctx, role)?;
+    }
+    if role == Role::Owner && !stays_owner && owners.len() < 2 {
+        return Err(Error::new(
+            Code::LastOwner,
+            "This is the organization's last owner. Make somebody else an owner first.",
+        ));
+    }
+    Ok(row)
+}
+
+pub(crate) fn parse_role(name: &str) -> Result<Role> {
+    Role::parse(name).ok_or_else(|| Error::invalid("/role", "must be owner, admin, member or viewer"))
+}
+
+pub(crate) fn to_pb(m: MemberRow) -> pb::Member {
+    pb::Member { user_id: m.user_id, email: m.email, name: m.name, role: m.role, joined_at: Some(to_proto(m.joined_at)) }
+}

@@ -1,0 +1,9 @@
+//! The RPCs.
+
+mod internal;
+mod invitations;
+mod keys;
+mod members;
+mod orgs;
+mod secrets;
+mod users;

@@ -1,0 +1,98 @@
+//! Invitations, and the pointer from a token to its organization.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
+
+/// An invitation.
+#[derive(Clone, Debug, FromRow)]
+pub struct InvitationRow {
+    /// `inv_…`
+    pub id: String,
+    /// The invited address.
+    pub email: String,
+    /// The role it gives.
+    pub role: String,
+    /// `pending`, `accepted` or `revoked`.
+    pub state: String,
+    /// Who accepted it.
+    pub accepted_by: Option<String>,
+    /// Until when.
+    pub expires_at: DateTime<Utc>,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Adds one.
+pub async fn insert(conn: &mut PgConnection, row: &InvitationRow, token_sha256: &[u8; 32]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at) \
+         VALUES ($1, $2, $3, $4, 'pending', $5, $6)",
+    )
+    .bind(&row.id)
+    .bind(&row.email)
+    .bind(&row.role)
+    .bind(token_sha256.as_slice())
+    .bind(row.expires_at)
+    .bind(row.created_at)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;
+    Ok(())
+}
+
+/// Makes room for a new one to the same address: an expired one no longer counts as pending.
+pub async fn revoke_expired(conn: &mut PgConnection, email: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query("UPDATE invitations SET state = 'revoked' WHERE email = $1 AND state = 'pending' AND expires_at <= $2")
+        .bind(email)
+        .bind(now)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The organization of a token, in `control`.
+pub async fn org_of(conn: &mut PgConnection, token_sha256: &[u8; 32]) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT org_id FROM invitation_tokens WHERE sha256 = $1")
+        .bind(token_sha256.as_slice())
+        .fetch_optional(conn)
+        .await
+}
+
+/// The invitation of a token, locked.
+pub async fn lock_by_token(conn: &mut PgConnection, token_sha256: &[u8; 32]) -> sqlx::Result<Option<InvitationRow>> {
+    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE token_sha256 = $1 FOR UPDATE")
+        .bind(token_sha256.as_slice())
+        .fetch_optional(conn)
+        .await
+}
+
+/// One invitation, locked.
+pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<InvitationRow>> {
+    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE id = $1 FOR UPDATE").bind(id).fetch_optional(conn).await
+}
+
+/// Pending ones after an id.
+pub async fn pending(
+    conn: &mut PgConnection,
+    now: DateTime<Utc>,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<InvitationRow>> {
+    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE state = 'pending' AND expires_at > $1 AND id > $2 ORDER BY id LIMIT $3")
+    .bind(now)
+    .bind(after)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
+}
+
+/// Ends one.
+pub async fn end(conn: &mut PgConnection, id: &str, state: &str, accepted_by: Option<&str>) -> sqlx::Result<()> {
+    sqlx::query("UPDATE invitations SET state = $2, accepted_by = $3 WHERE id = $1")
+        .bind(id)
+        .bind(state)
+        .bind(accepted_by)
+        .execute(conn)
+        .await?;
+    Ok(())
+}

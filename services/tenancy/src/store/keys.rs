@@ -1,0 +1,91 @@
+//! An organization's API keys, and the copy in `control` that finds them by their hash.
+
+use chrono::{DateTime, Utc};
+use sqlx::{FromRow, PgConnection};
+
+/// A key without its secret part.
+#[derive(Clone, Debug, FromRow)]
+pub struct KeyRow {
+    /// `key_…`
+    pub id: String,
+    /// What it is for.
+    pub name: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// Its role.
+    pub role: String,
+    /// Narrows the role; empty: not.
+    pub scopes: Vec<String>,
+    /// Until when.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Since when it is revoked.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+    /// Who made it.
+    pub created_by: String,
+}
+
+/// Adds a key.
+pub async fn insert(conn: &mut PgConnection, key: &KeyRow, sha256: &[u8; 32]) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO keys (id, name, prefix, role, scopes, expires_at, created_at, created_by) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(&key.id)
+    .bind(&key.name)
+    .bind(&key.prefix)
+    .bind(&key.role)
+    .bind(&key.scopes)
+    .bind(key.expires_at)
+    .bind(key.created_at)
+    .bind(&key.created_by)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("SELECT control.key_put($1, $2, $3, $4, $5, $6)")
+        .bind(sha256.as_slice())
+        .bind(&key.id)
+        .bind(&key.name)
+        .bind(&key.role)
+        .bind(&key.scopes)
+        .bind(key.expires_at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// Keys after an id, each with its last use.
+pub async fn list(
+    conn: &mut PgConnection,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<(KeyRow, Option<DateTime<Utc>>)>> {
+    let rows: Vec<KeyRow> = sqlx::query_as(
+        "SELECT id, name, prefix, role, scopes, expires_at, revoked_at, created_at, created_by FROM keys \
+         WHERE id > $1 ORDER BY id LIMIT $2",
+    )
+    .bind(after)
+    .bind(limit)
+    .fetch_all(&mut *conn)
+    .await?;
+    let ids: Vec<&str> = rows.iter().map(|k| k.id.as_str()).collect();
+    let used: Vec<(String, Option<DateTime<Utc>>)> =
+        sqlx::query_as("SELECT key_id, last_used_at FROM control.keys_last_used($1)").bind(&ids).fetch_all(conn).await?;
+    let used: std::collections::HashMap<_, _> = used.into_iter().collect();
+    Ok(rows.into_iter().map(|k| (used.get(&k.id).copied().flatten(), k)).map(|(at, k)| (k, at)).collect())
+}
+
+/// Revokes a key; none when there is no such key, false when it was revoked before.
+pub async fn revoke(conn: &mut PgConnection, id: &str, at: DateTime<Utc>) -> sqlx::Result<Option<bool>> {
+    let done = sqlx::query("UPDATE keys SET revoked_at = $2 WHERE id = $1 AND revoked_at IS NULL")
+        .bind(id)
+        .bind(at)
+        .execute(&mut *conn)
+        .await?;
+    if done.rows_affected() == 1 {
+        sqlx::query("SELECT control.key_revoke($1, $2)").bind(id).bind(at).execute(conn).await?;
+        return Ok(Some(true));
+    }
+    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM keys WHERE id = $1)").bind(id).fetch_one(conn).await?;
+    Ok(exists.then_some(false))
+}

@@ -1,0 +1,10 @@
+//! The only SQL of this service: plain functions over a bound connection.
+
+pub mod credentials;
+pub mod invitations;
+pub mod keys;
+pub mod members;
+pub mod org;
+pub mod orgs;
+pub mod secrets;
+pub mod users;
