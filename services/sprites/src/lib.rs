@@ -1,1 +1,142 @@
-//! sprites
+//! The sprites service. See `README.md`.
+
+pub mod config;
+mod delivery;
+mod dispatch;
+pub mod domain;
+mod endings;
+mod github;
+mod handlers;
+pub mod provider;
+mod reaper;
+mod reconcile;
+pub mod store;
+mod wake;
+mod work;
+
+use std::sync::Arc;
+
+use nitejar_common::clock::SharedClock;
+use nitejar_common::error::Result;
+use nitejar_common::grpc::client::Upstream;
+use nitejar_common::grpc::server::AuthLayer;
+use nitejar_common::token::{Signer, Verifier};
+use nitejar_db::audit::AuditDelivery;
+use nitejar_db::outbox::Relay;
+use nitejar_db::{Db, Migration, Schema};
+use nitejar_proto::common::v1::tenants_server::TenantsServer;
+use nitejar_proto::sprites::v1 as pb;
+use nitejar_runtime::probes::Probes;
+use nitejar_runtime::service::{Bound, Listeners};
+use tokio::sync::Notify;
+use tonic::service::Routes;
+
+use github::Github;
+use provider::{LocalProvider, SpriteProvider};
+use wake::Wake;
+
+pub use config::Config;
+
+/// What this service keeps.
+pub const SCHEMA: Schema = Schema {
+    service: "sprites",
+    control: &[
+        Migration { version: 1, name: "pointers", sql: include_str!("../migrations/control/0001_pointers.sql") },
+        Migration { version: 2, name: "github", sql: include_str!("../migrations/control/0002_github.sql") },
+    ],
+    tenant: &[Migration { version: 1, name: "work", sql: include_str!("../migrations/tenant/0001_work.sql") }],
+};
+
+/// What handlers and loops share.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) db: Db,
+    pub(crate) clock: SharedClock,
+    pub(crate) config: Arc<Config>,
+    pub(crate) billing: Upstream,
+    pub(crate) tenancy: Upstream,
+    pub(crate) provider: Arc<dyn SpriteProvider>,
+    /// None: GitHub is off.
+    pub(crate) github: Option<Arc<Github>>,
+    /// Runners that wait for work.
+    pub(crate) wake: Arc<Wake>,
+    /// Something was enqueued.
+    pub(crate) enqueued: Arc<Notify>,
+    /// Something became claimable, or a Sprite is to go.
+    pub(crate) unsettled: Arc<Notify>,
+    /// A webhook was kept.
+    pub(crate) received: Arc<Notify>,
+}
+
+/// Opens the database and the ports.
+pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
+    let listeners = Listeners::bind(&config.listen).await?;
+    let verifier = Verifier::new("sprites", &config.token.trusted_keys, clock.clone())?;
+    let signer = Signer::new("sprites", &config.token.signing_key, clock.clone())?;
+    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone())?;
+    let billing = Upstream::new("billing", &config.upstreams.billing, signer.clone())?;
+    let tenancy = Upstream::new("tenancy", &config.upstreams.tenancy, signer)?;
+    let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
+    let p = &config.provider;
+    let provider: Arc<dyn SpriteProvider> = Arc::new(LocalProvider::new(&p.root, &p.runner, &p.gateway)?);
+    let github = Github::new(&config.github, clock.clone())?.map(Arc::new);
+    let service = Service {
+        db: db.clone(),
+        clock,
+        config: Arc::new(config),
+        billing: billing.clone(),
+        tenancy,
+        provider,
+        github: github.clone(),
+        wake: Arc::default(),
+        enqueued: Arc::default(),
+        unsettled: Arc::default(),
+        received: Arc::default(),
+    };
+    let mut relay = Relay::new(db.clone(), "sprites").topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit));
+    for topic in delivery::TOPICS {
+        relay = relay.topic(topic, delivery::BillingDelivery::new(billing.clone(), topic));
+    }
+    if let Some(github) = github {
+        relay = relay.topic(github::reply::TOPIC, github::reply::Comments::new(github));
+    }
+    let relay = Arc::new(relay);
+    let routes = Routes::new(pb::agents_server::AgentsServer::new(service.clone()))
+        .add_service(pb::work_items_server::WorkItemsServer::new(service.clone()))
+        .add_service(pb::jobs_server::JobsServer::new(service.clone()))
+        .add_service(pb::integrations_server::IntegrationsServer::new(service.clone()))
+        .add_service(pb::runner_server::RunnerServer::new(service.clone()).max_decoding_message_size(20 << 20))
+        .add_service(
+            // GitHub caps a webhook at 25 MB.
+            pb::sprites_internal_server::SpritesInternalServer::new(service.clone()).max_decoding_message_size(27 << 20),
+        )
+        .add_service(TenantsServer::new(service.clone()));
+    let ready = db.clone();
+    let probes = Probes::default().check("database", move || {
+        let db = ready.clone();
+        async move { db.ping().await }
+    });
+    let mut bound = Bound::grpc("sprites", listeners, probes, routes, AuthLayer::new(verifier, "sprites"))?
+        .background("spares", move |stop| {
+            let db = db.clone();
+            async move { db.run(stop).await }
+        })
+        .background("outbox", move |stop| {
+            let relay = Arc::clone(&relay);
+            async move { relay.run(stop).await }
+        });
+    macro_rules! background {
+        ($name:literal, $method:ident) => {
+            let this = service.clone();
+            bound = bound.background($name, move |stop| {
+                let this = this.clone();
+                async move { this.$method(stop).await }
+            });
+        };
+    }
+    background!("dispatch", run_dispatch);
+    background!("reaper", run_reaper);
+    background!("reconcile", run_reconcile);
+    background!("webhooks", run_webhooks);
+    Ok(bound)
+}

@@ -1,0 +1,4 @@
+//! Pure rules: no SQL, no transport.
+
+pub mod agent;
+pub mod job;
