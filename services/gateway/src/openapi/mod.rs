@@ -1,0 +1,225 @@
+//! The OpenAPI 3.1 document, from the descriptor set alone.
+
+mod comments;
+mod schema;
+
+use axum::response::IntoResponse;
+use http::header;
+use nitejar_common::error::Code;
+use nitejar_proto::policy::Scope;
+use prost_reflect::FieldDescriptor;
+use serde_json::{Map, Value, json};
+
+use crate::transcode::routes::{Route, Routes};
+
+/// `GET /openapi.json`.
+pub(crate) async fn serve() -> impl IntoResponse {
+    static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| document().to_string());
+    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")], TEXT.as_str())
+}
+
+/// The document.
+pub fn document() -> Value {
+    let mut schemas = schema::Schemas::default();
+    let mut paths: Map<String, Value> = Map::new();
+    for route in Routes::new().iter() {
+        let Some(http) = &route.policy.http else { continue };
+        let operation = operation(route, &mut schemas);
+        let path = paths.entry(http.template.clone()).or_insert_with(|| json!({}));
+        path[http.verb.to_lowercase()] = operation;
+    }
+    let mut components = schemas.finish();
+    components.insert("Problem".into(), problem());
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Nitejar Cloud",
+            "version": "v1",
+            "description": "The hosted, multi-tenant Nitejar. Names are snake_case; absent objects and optionals are left out, \
+                defaults are written; 64-bit numbers beyond 2^53-1 are strings; unknown fields and parameters are refused.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "security": [{"bearer": []}],
+        "tags": tags(),
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `njk_…`."}},
+        },
+    })
+}
+
+fn tags() -> Vec<Value> {
+    let mut names: Vec<(String, String)> = Routes::new()
+        .iter()
+        .map(|r| {
+            let service = r.method.parent_service();
+            (service.name().to_owned(), comments::of(&service.parent_file(), service.path()))
+        })
+        .collect();
+    names.sort();
+    names.dedup();
+    names.into_iter().map(|(name, description)| json!({"name": name, "description": description})).collect()
+}
+
+fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
+    let policy = route.policy;
+    let http = policy.http.as_ref().map(|h| (h.verb, h.body.as_str())).unwrap_or_default();
+    let method = &route.method;
+    let text = comments::of(&method.parent_service().parent_file(), method.path());
+    let input = method.input();
+    let bound: Vec<&str> = route.variables().collect();
+    let etag = input.get_field_by_name("etag").is_some();
+    let mut parameters: Vec<Value> = Vec::new();
+    for name in &bound {
+        if let Some(field) = input.get_field_by_name(name) {
+            let mut schema = schemas.field(&field);
+            schema.as_object_mut().map(|s| s.remove("description"));
+            let description = comments::of(&input.parent_file(), field.path());
+            parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema, "description": description}));
+        }
+    }
+    if etag {
+        parameters.push(json!({
+            "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 70},
+            "description": "The ETag that was read. A change in between is refused with 412.",
+        }));
+    }
+    let left: Vec<FieldDescriptor> =
+        input.fields().filter(|f| !bound.contains(&f.name()) && f.name() != "etag").collect();
+    let mut operation = json!({
+        "operationId": format!("{}.{}", method.parent_service().name(), method.name()),
+        "tags": [method.parent_service().name()],
+        "summary": text.split_once(". ").map_or(text.as_str(), |(first, _)| first).trim_end_matches('.'),
+        "description": text,
+        "x-scope": format!("{:?}", policy.scope).to_lowercase(),
+        "x-idempotent": policy.idempotent,
+    });
+    if let Some(permission) = &policy.permission {
+        operation["x-permission"] = permission.clone().into();
+    }
+    if let Some(audit) = &policy.audit {
+        operation["x-audit-action"] = audit.clone().into();
+    }
+    if policy.scope == Scope::Public {
+        operation["security"] = json!([{}]);
+    }
+    if http.1.is_empty() {
+        for field in &left {
+            let rules = crate::transcode::rules::rules(field);
+            let mut schema = schemas.field(field);
+            schema.as_object_mut().map(|s| s.remove("description"));
+            parameters.push(json!({
+                "name": field.name(), "in": "query", "required": rules.required, "schema": schema,
+                "description": comments::of(&input.parent_file(), field.path()),
+            }));
+        }
+    } else {
+        let schema = schemas.object(&left);
+        let required = left.iter().any(|f| crate::transcode::rules::rules(f).required);
+        operation["requestBody"] = json!({"required": required, "content": {"application/json": {"schema": schema}}});
+    }
+    if !parameters.is_empty() {
+        operation["parameters"] = parameters.into();
+    }
+    operation["responses"] = responses(route, schemas, etag);
+    operation
+}
+
+fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {
+    let output = schemas.reference(&route.method.output());
+    let request_id = json!({"schema": {"type": "string"}, "description": "The request's id, to tell support."});
+    let content = if route.method.is_server_streaming() {
+        json!({"text/event-stream": {"schema": {"type": "string", "description": "Events whose data is one JSON object each."}}})
+    } else {
+        json!({"application/json": {"schema": output}})
+    };
+    let mut ok = json!({"description": "Done.", "content": content, "headers": {"X-Request-Id": request_id}});
+    if etag {
+        ok["headers"]["ETag"] = json!({"schema": {"type": "string"}, "description": "The version that was read or written."});
+    }
+    let mut all = Map::new();
+    all.insert("200".into(), ok);
+    for (status, codes) in refusals(route, etag) {
+        let words: Vec<&str> = codes.iter().map(|c| c.as_str()).collect();
+        let texts: Vec<String> = codes.iter().map(|c| format!("`{}`: {}", c.as_str(), c.title())).collect();
+        all.insert(
+            status.to_string(),
+            json!({
+                "description": texts.join(" "),
+                "x-codes": words,
+                "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+            }),
+        );
+    }
+    Value::Object(all)
+}
+
+/// The refusals that an operation may give, by status.
+fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Code>> {
+    let policy = route.policy;
+    let mut codes = vec![
+        Code::InvalidArgument,
+        Code::MalformedBody,
+        Code::InvalidCredential,
+        Code::NotFound,
+        Code::PayloadTooLarge,
+        Code::Internal,
+        Code::Unavailable,
+        Code::DeadlineExceeded,
+    ];
+    if policy.scope != Scope::Public {
+        codes.extend([Code::Unauthenticated, Code::PermissionDenied]);
+    }
+    if policy.http.as_ref().is_some_and(|h| !h.body.is_empty()) {
+        codes.push(Code::UnsupportedMediaType);
+    }
+    if policy.audit.is_some() {
+        codes.extend([Code::AlreadyExists, Code::Conflict, Code::Aborted]);
+    }
+    if policy.metered {
+        codes.push(Code::QuotaExceeded);
+    }
+    if etag {
+        codes.push(Code::EtagMismatch);
+    }
+    match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {
+        ("Members", _) if policy.audit.is_some() => codes.push(Code::LastOwner),
+        (_, "AcceptInvitation") => codes.push(Code::InvitationUnusable),
+        (_, "FinishGithubInstall") => codes.extend([Code::InstallationBound, Code::PermissionDenied, Code::RateLimited]),
+        (_, "CreateAgent") => codes.push(Code::AgentsLimit),
+        ("Runner", _) => codes.push(Code::StaleLease),
+        _ => {}
+    }
+    let mut by_status: std::collections::BTreeMap<u16, Vec<Code>> = std::collections::BTreeMap::new();
+    for code in codes {
+        by_status.entry(code.http_status()).or_default().push(code);
+    }
+    by_status
+}
+
+fn problem() -> Value {
+    let codes: Vec<&str> = Code::ALL.iter().map(|c| c.as_str()).collect();
+    json!({
+        "type": "object",
+        "description": "RFC 9457 problem details.",
+        "required": ["type", "title", "status", "code", "detail", "request_id"],
+        "properties": {
+            "type": {"type": "string", "format": "uri"},
+            "title": {"type": "string"},
+            "status": {"type": "integer", "minimum": 400, "maximum": 599},
+            "code": {"type": "string", "enum": codes, "description": "Stable; what programs decide by."},
+            "detail": {"type": "string", "description": "For people: what is wrong and what to do."},
+            "request_id": {"type": "string"},
+            "permission": {"type": "string", "description": "The permission that is missing."},
+            "errors": {"type": "array", "items": {
+                "type": "object", "required": ["pointer", "detail"],
+                "properties": {"pointer": {"type": "string"}, "detail": {"type": "string"}},
+            }},
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests;

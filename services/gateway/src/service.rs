@@ -1,0 +1,230 @@
+//! One request, from its first byte to its last.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::Response;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http_body_util::BodyExt as _;
+use nitejar_common::RequestCtx;
+use nitejar_common::clock::SharedClock;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::trace;
+use nitejar_common::id::RequestId;
+use nitejar_proto::policy::Scope;
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::{Counter, Histogram};
+use prost::Message as _;
+use prost_reflect::DynamicMessage;
+use tracing::Instrument as _;
+
+use crate::authn::{self, Caller};
+use crate::denials::Denials;
+use crate::meter::Meter;
+use crate::transcode::codec::RawCodec;
+use crate::transcode::routes::{Match, Route, Routes};
+use crate::transcode::{json, request, response, stream};
+use crate::upstreams::Services;
+use crate::{authz, problem};
+
+/// The largest body of an API request.
+const LARGEST: usize = 1 << 20;
+/// The deadline of a call.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// A runner's long poll takes longer.
+const LONG_POLL: Duration = Duration::from_secs(40);
+
+/// What requests share.
+pub(crate) struct Gateway {
+    pub(crate) routes: Routes,
+    pub(crate) services: Services,
+    pub(crate) probes: Services,
+    pub(crate) clock: SharedClock,
+    pub(crate) denials: Denials,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) metrics: Metrics,
+}
+
+/// Counts and times.
+pub(crate) struct Metrics {
+    requests: Counter<u64>,
+    seconds: Histogram<f64>,
+}
+
+impl Metrics {
+    pub(crate) fn new() -> Self {
+        let meter = opentelemetry::global::meter("nitejar");
+        Self {
+            requests: meter.u64_counter("http_requests").with_description("Requests by RPC and status").build(),
+            seconds: meter.f64_histogram("http_request_seconds").with_unit("s").build(),
+        }
+    }
+}
+
+pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let began = std::time::Instant::now();
+    let request_id = RequestId::new(&*gateway.clock).to_string();
+    let mut rpc = "unknown";
+    let answer = match gateway.routes.find(request.method().as_str(), request.uri().path()) {
+        Match::Nothing => Err(Error::not_found("such path. See /openapi.json")),
+        Match::WrongMethod(verbs) => {
+            let error = Error::new(Code::MethodNotAllowed, format!("This path takes {}.", verbs.join(", ")));
+            let mut response = problem::response(&error, &request_id);
+            if let Ok(allow) = HeaderValue::from_str(&verbs.join(", ")) {
+                response.headers_mut().insert(header::ALLOW, allow);
+            }
+            Ok(response)
+        }
+        Match::Found(route, variables) => {
+            rpc = &route.policy.path;
+            let span = tracing::info_span!("http", otel.name = %rpc, otel.kind = "server", service = "gateway",
+                request_id = %request_id, tenant = tracing::field::Empty);
+            trace::continue_from(&span, request.headers());
+            let route = route.clone();
+            serve(&gateway, route, variables, request, &request_id).instrument(span).await
+        }
+    };
+    let response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
+    let labels = [
+        KeyValue::new("rpc", rpc.to_owned()),
+        KeyValue::new("status", i64::from(response.status().as_u16())),
+    ];
+    gateway.metrics.requests.add(1, &labels);
+    gateway.metrics.seconds.record(began.elapsed().as_secs_f64(), &labels[..1]);
+    response
+}
+
+async fn serve(
+    gateway: &Arc<Gateway>,
+    route: Route,
+    variables: Vec<(String, String)>,
+    http: Request,
+    request_id: &str,
+) -> Result<Response> {
+    let policy = route.policy;
+    let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
+    let ctx = who_where_may(gateway, &route, http.headers(), org, request_id).await?;
+    if let Some(tenant) = &ctx.tenant {
+        tracing::Span::current().record("tenant", tenant.as_str());
+    }
+    let if_match = http.headers().get(header::IF_MATCH).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let query = http.uri().query().unwrap_or_default().to_owned();
+    let takes_body = policy.http.as_ref().is_some_and(|h| !h.body.is_empty());
+    let body = read_json(http, takes_body).await?;
+    let message = request::build(&route, &variables, &query, if_match.as_deref(), body)?;
+    if policy.metered {
+        gateway.meter.spend(ctx.tenant()?).await?;
+    }
+    send(gateway, route, ctx, message, request_id).await
+}
+
+/// Credential, organization, permission; what is refused to somebody known is audited.
+async fn who_where_may(
+    gateway: &Gateway,
+    route: &Route,
+    headers: &HeaderMap,
+    org: Option<&str>,
+    request_id: &str,
+) -> Result<RequestCtx> {
+    let policy = route.policy;
+    let caller: Caller = match authn::presented(headers)? {
+        Some((kind, token)) => {
+            authn::resolve(&gateway.services, &*gateway.clock, request_id, kind, token, org.unwrap_or_default()).await?
+        }
+        None if policy.scope == Scope::Public => authn::anonymous(),
+        None => {
+            return Err(Error::new(Code::Unauthenticated, "Send a key as Authorization: Bearer …."));
+        }
+    };
+    authz::authorize(policy, &caller, org, request_id).inspect_err(|error| {
+        gateway.denials.note(&caller, &policy.path, org, error, request_id);
+    })
+}
+
+async fn read_json(http: Request, takes_body: bool) -> Result<Option<json::Node>> {
+    let content_type = http.headers().get(header::CONTENT_TYPE).cloned();
+    let body = read_body(http, LARGEST).await?;
+    if !takes_body {
+        return if body.is_empty() {
+            Ok(None)
+        } else {
+            Err(Error::new(Code::MalformedBody, "This request takes no body."))
+        };
+    }
+    if body.is_empty() {
+        return Ok(Some(json::Node::Object(Vec::new())));
+    }
+    let content_type = content_type.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    if !essence.eq_ignore_ascii_case("application/json") {
+        return Err(Error::new(Code::UnsupportedMediaType, "Send the body with Content-Type: application/json."));
+    }
+    json::parse(&body).map(Some).map_err(|why| Error::new(Code::MalformedBody, format!("The body is not JSON: {why}.")))
+}
+
+/// Reads a body, and stops reading as soon as it is too large.
+pub(crate) async fn read_body(http: Request, largest: usize) -> Result<Bytes> {
+    let too_large = || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
+    let declared = http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    if declared.is_some_and(|length| length > largest) {
+        return Err(too_large());
+    }
+    let mut body = http.into_body();
+    let mut bytes = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| Error::new(Code::MalformedBody, "The body broke off."))?;
+        if let Ok(data) = frame.into_data() {
+            if bytes.len() + data.len() > largest {
+                return Err(too_large());
+            }
+            bytes.extend_from_slice(&data);
+        }
+    }
+    Ok(bytes.freeze())
+}
+
+async fn send(
+    gateway: &Arc<Gateway>,
+    route: Route,
+    ctx: RequestCtx,
+    message: DynamicMessage,
+    request_id: &str,
+) -> Result<Response> {
+    let policy = route.policy;
+    let upstream = gateway.services.get(policy.upstream())?;
+    let path = http::uri::PathAndQuery::from_static(&policy.path);
+    let bytes = Bytes::from(message.encode_to_vec());
+    let mut client = tonic::client::Grpc::new(upstream.channel()).max_decoding_message_size(16 << 20);
+    if route.method.is_server_streaming() {
+        let call = upstream.stream_request(&ctx, bytes)?;
+        client.ready().await?;
+        let answer = client.server_streaming(call, path, RawCodec).await?.into_inner();
+        let mut response = Response::new(stream::body(answer, route.method.output(), request_id.to_owned()));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        return Ok(problem::finish(response, request_id));
+    }
+    let deadline = if policy.scope == Scope::Runner { LONG_POLL } else { DEADLINE };
+    let call = upstream.request_within(&ctx, bytes, deadline)?;
+    // A task of its own: a client that goes away must not reset the stream, for resets in bursts break the connection
+    // that all others share. And what was begun is finished.
+    let call = async move {
+        client.ready().await?;
+        let answer = tokio::time::timeout(deadline, client.unary(call, path, RawCodec)).await;
+        let late = |_| Error::new(Code::DeadlineExceeded, "It took too long; look whether it happened before you repeat it.");
+        Ok::<Bytes, Error>(answer.map_err(late)??.into_inner())
+    };
+    let answer = tokio::spawn(call.in_current_span()).await??;
+    let answer = response::decode(route.method.output(), answer)?;
+    let mut response = Response::new(Body::from(response::to_json(&answer)));
+    *response.status_mut() = StatusCode::OK;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let etag = answer.get_field_by_name(request::ETAG).and_then(|v| v.as_str().map(|t| format!("\"{t}\"")));
+    if let Some(etag) = etag.and_then(|t| HeaderValue::from_str(&t).ok()) {
+        headers.insert(header::ETAG, etag);
+    }
+    Ok(problem::finish(response, request_id))
+}

@@ -1,0 +1,180 @@
+//! Routes from the RPCs' HTTP rules.
+
+use nitejar_proto::policy::MethodPolicy;
+use percent_encoding::percent_decode_str;
+use prost_reflect::MethodDescriptor;
+
+/// One RPC as HTTP.
+#[derive(Clone, Debug)]
+pub struct Route {
+    /// What it states about itself.
+    pub policy: &'static MethodPolicy,
+    /// Its messages.
+    pub method: MethodDescriptor,
+    segments: Vec<Segment>,
+    /// After the last colon, such as `leave`.
+    verb: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Segment {
+    Literal(String),
+    Variable(String),
+}
+
+/// All routes.
+#[derive(Clone, Debug)]
+pub struct Routes(Vec<Route>);
+
+/// What a request's path and verb came to.
+#[derive(Debug)]
+pub enum Match<'a> {
+    /// An RPC, and its path variables in order.
+    Found(&'a Route, Vec<(String, String)>),
+    /// There is the path, with these verbs.
+    WrongMethod(Vec<&'static str>),
+    /// There is no such path.
+    Nothing,
+}
+
+impl Routes {
+    /// Of all RPCs with an HTTP rule.
+    pub fn new() -> Self {
+        let mut routes: Vec<Route> = nitejar_proto::POLICIES.values().filter_map(Route::new).collect();
+        routes.sort_by(|a, b| a.policy.path.cmp(&b.policy.path));
+        Self(routes)
+    }
+
+    /// All of them, by RPC.
+    pub fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.0.iter()
+    }
+
+    /// Finds the RPC.
+    pub fn find(&self, verb: &str, path: &str) -> Match<'_> {
+        let mut verbs = Vec::new();
+        for route in &self.0 {
+            if let Some(variables) = route.matches(path) {
+                let own = route.policy.http.as_ref().map_or("", |h| h.verb);
+                if own == verb {
+                    return Match::Found(route, variables);
+                }
+                verbs.push(own);
+            }
+        }
+        verbs.sort_unstable();
+        verbs.dedup();
+        if verbs.is_empty() { Match::Nothing } else { Match::WrongMethod(verbs) }
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Route {
+    fn new(policy: &'static MethodPolicy) -> Option<Self> {
+        let http = policy.http.as_ref()?;
+        let service = nitejar_proto::POOL.get_service_by_name(&policy.service)?;
+        let method = service.methods().find(|m| m.name() == policy.method)?;
+        let (path, verb) = match http.template.rsplit_once(':') {
+            Some((path, verb)) if !verb.contains(['/', '}']) => (path, Some(verb.to_owned())),
+            _ => (http.template.as_str(), None),
+        };
+        let segments = path.split('/').skip(1).map(|s| match s.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+            Some(name) => Segment::Variable(name.to_owned()),
+            None => Segment::Literal(s.to_owned()),
+        });
+        Some(Self { policy, method, segments: segments.collect(), verb })
+    }
+
+    /// The names of its path variables.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        self.segments.iter().filter_map(|s| match s {
+            Segment::Variable(name) => Some(name.as_str()),
+            Segment::Literal(_) => None,
+        })
+    }
+
+    /// The variables' values, when the path is this route's. Percent-encoding is undone inside of a segment only, so
+    /// that `%2f` never makes two of one.
+    fn matches(&self, path: &str) -> Option<Vec<(String, String)>> {
+        let path = path.strip_prefix('/')?;
+        // A colon that is written as such begins a verb; in a value it is written %3A.
+        let (path, verb) = match path.rsplit_once(':') {
+            Some((path, verb)) if !verb.contains('/') => (path, Some(verb)),
+            _ => (path, None),
+        };
+        if verb != self.verb.as_deref() {
+            return None;
+        }
+        let parts: Vec<&str> = path.split('/').collect();
+        if parts.len() != self.segments.len() {
+            return None;
+        }
+        let mut variables = Vec::new();
+        for (segment, part) in self.segments.iter().zip(parts) {
+            match segment {
+                Segment::Literal(text) if text == part => {}
+                Segment::Variable(name) if !part.is_empty() => {
+                    let value = percent_decode_str(part).decode_utf8().ok()?;
+                    variables.push((name.clone(), value.into_owned()));
+                }
+                _ => return None,
+            }
+        }
+        Some(variables)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn find(verb: &str, path: &str) -> String {
+        match Routes::new().find(verb, path) {
+            Match::Found(route, variables) => {
+                let values: Vec<String> = variables.into_iter().map(|(k, v)| format!("{k}={v}")).collect();
+                format!("{} {}", route.policy.method, values.join(" "))
+            }
+            Match::WrongMethod(verbs) => format!("405 {}", verbs.join(",")),
+            Match::Nothing => "404".to_owned(),
+        }
+    }
+
+    #[test]
+    fn paths_find_their_rpc_and_nothing_else() {
+        for (verb, path, expected) in [
+            ("GET", "/v1/orgs", "ListOrgs "),
+            ("POST", "/v1/orgs", "CreateOrg "),
+            ("GET", "/v1/orgs/org_1", "GetOrg org_id=org_1"),
+            ("POST", "/v1/orgs/org_1:leave", "LeaveOrg org_id=org_1"),
+            ("POST", "/v1/invitations:accept", "AcceptInvitation "),
+            ("POST", "/v1/orgs/o/jobs/j:cancel", "CancelJob org_id=o job_id=j"),
+            ("POST", "/v1/runner/jobs:claim", "ClaimJobs "),
+            ("PUT", "/v1/orgs/o/secrets/A%20B", "SetSecret org_id=o name=A B"),
+            ("PUT", "/v1/orgs/o/secrets/A%2FB", "SetSecret org_id=o name=A/B"),
+            ("GET", "/v1/orgs/o%3Aleave", "GetOrg org_id=o:leave"),
+            ("DELETE", "/v1/orgs", "405 GET,POST"),
+            ("GET", "/v1/orgs/org_1:leave", "405 POST"),
+            ("GET", "/v1/orgs/", "404"),
+            ("GET", "/v1/orgs//jobs", "404"),
+            ("GET", "/v1/orgs/o/", "404"),
+            ("GET", "/V1/orgs", "404"),
+            ("GET", "/v1/orgs/%ff", "404"),
+            ("GET", "/v1/../v1/orgs", "404"),
+            ("POST", "/v1/orgs/org_1:unknown", "404"),
+            ("GET", "", "404"),
+        ] {
+            assert_eq!(find(verb, path), expected, "{verb} {path}");
+        }
+    }
+
+    #[test]
+    fn every_rpc_with_a_rule_has_a_route() {
+        let with_rule = nitejar_proto::POLICIES.values().filter(|p| p.http.is_some()).count();
+        assert_eq!(Routes::new().iter().count(), with_rule);
+    }
+}

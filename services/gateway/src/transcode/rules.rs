@@ -1,0 +1,136 @@
+//! The bounds that fields state in their proto files.
+
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use nitejar_common::error::Violation;
+use nitejar_common::id::is_id;
+use nitejar_proto::policy::{FieldRules, field_rules};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, ReflectMessage as _, Value};
+use regex::Regex;
+
+/// More problems of one request are not told.
+pub const MOST: usize = 20;
+
+/// Notes every field that is out of its bounds.
+pub fn check(message: &DynamicMessage, at: &str, problems: &mut Vec<Violation>) {
+    for field in message.descriptor().fields() {
+        let pointer = format!("{at}/{}", field.name());
+        let rules = rules(&field);
+        if !message.has_field(&field) {
+            if rules.required {
+                note(problems, &pointer, "must be given");
+            }
+            continue;
+        }
+        match &*message.get_field(&field) {
+            Value::List(items) => {
+                if rules.max_items > 0 && items.len() > usize::try_from(rules.max_items).unwrap_or(usize::MAX) {
+                    note(problems, &pointer, &format!("must have at most {} items", rules.max_items));
+                }
+                for (i, item) in items.iter().enumerate() {
+                    one(&rules, item, &format!("{pointer}/{i}"), problems);
+                }
+            }
+            value => one(&rules, value, &pointer, problems),
+        }
+    }
+}
+
+fn one(rules: &FieldRules, value: &Value, pointer: &str, problems: &mut Vec<Violation>) {
+    match value {
+        Value::String(text) => {
+            if let Some(why) = wrong_text(rules, text) {
+                note(problems, pointer, &why);
+            }
+        }
+        Value::Message(inner) if !inner.descriptor().full_name().starts_with("google.protobuf.") => {
+            check(inner, pointer, problems);
+        }
+        Value::I32(n) => number(rules, i64::from(*n), pointer, problems),
+        Value::U32(n) => number(rules, i64::from(*n), pointer, problems),
+        Value::I64(n) => number(rules, *n, pointer, problems),
+        Value::U64(n) => number(rules, i64::try_from(*n).unwrap_or(i64::MAX), pointer, problems),
+        _ => {}
+    }
+}
+
+fn number(rules: &FieldRules, n: i64, pointer: &str, problems: &mut Vec<Violation>) {
+    if n < rules.min || (rules.max > 0 && n > rules.max) {
+        let most = if rules.max > 0 { format!(" to {}", rules.max) } else { " or more".into() };
+        note(problems, pointer, &format!("must be {}{most}", rules.min));
+    }
+}
+
+fn wrong_text(rules: &FieldRules, text: &str) -> Option<String> {
+    if text.contains('\0') {
+        return Some("must not hold a NUL character".into());
+    }
+    if !rules.one_of.is_empty() && !rules.one_of.iter().any(|o| o == text) {
+        let choices: Vec<&str> = rules.one_of.iter().map(String::as_str).filter(|o| !o.is_empty()).collect();
+        return Some(format!("must be one of {}", choices.join(", ")));
+    }
+    if !rules.id.is_empty() {
+        return (!text.is_empty() && !is_id(text, &rules.id))
+            .then(|| format!("must be an id of the form {}_ and 26 characters", rules.id));
+    }
+    let length = text.chars().count();
+    if length < usize::try_from(rules.min_len).unwrap_or(0) {
+        return Some(format!("must have at least {} characters", rules.min_len));
+    }
+    if rules.max_len > 0 && length > usize::try_from(rules.max_len).unwrap_or(usize::MAX) {
+        return Some(format!("must have at most {} characters", rules.max_len));
+    }
+    (!rules.pattern.is_empty() && !matches_whole(&rules.pattern, text))
+        .then(|| format!("must match {}", rules.pattern))
+}
+
+fn note(problems: &mut Vec<Violation>, pointer: &str, detail: &str) {
+    if problems.len() < MOST {
+        problems.push(Violation { pointer: pointer.to_owned(), detail: detail.to_owned() });
+    }
+}
+
+/// A field's rules, read once.
+pub fn rules(field: &FieldDescriptor) -> FieldRules {
+    static KNOWN: LazyLock<Mutex<HashMap<String, FieldRules>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    known.entry(field.full_name().to_owned()).or_insert_with(|| field_rules(field)).clone()
+}
+
+/// Patterns come from our own proto files: there are few, and they are compiled once.
+fn matches_whole(pattern: &str, text: &str) -> bool {
+    static KNOWN: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let regex = known.entry(pattern.to_owned()).or_insert_with(|| Regex::new(&format!("^(?:{pattern})$")).ok());
+    regex.as_ref().is_some_and(|r| r.is_match(text))
+}
+
+/// Whether the field's JSON is a whole number.
+pub fn is_integer(kind: &Kind) -> bool {
+    matches!(
+        kind,
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Uint32 | Kind::Fixed32 | Kind::Int64 | Kind::Sint64
+            | Kind::Sfixed64 | Kind::Uint64 | Kind::Fixed64
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_pattern_in_the_proto_files_compiles() {
+        let mut seen = 0;
+        for message in nitejar_proto::POOL.all_messages() {
+            for field in message.fields() {
+                let pattern = field_rules(&field).pattern;
+                if !pattern.is_empty() {
+                    seen += 1;
+                    assert!(Regex::new(&format!("^(?:{pattern})$")).is_ok(), "{}: {pattern}", field.full_name());
+                }
+            }
+        }
+        assert!(seen > 5);
+    }
+}

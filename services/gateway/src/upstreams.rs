@@ -1,0 +1,50 @@
+//! The services behind the gateway.
+
+use std::sync::Arc;
+
+use nitejar_common::error::{Error, Result};
+use nitejar_common::grpc::client::Upstream;
+use nitejar_common::token::Signer;
+use nitejar_runtime::config::Upstreams;
+
+/// All four.
+#[derive(Clone, Debug)]
+pub(crate) struct Services {
+    pub(crate) tenancy: Upstream,
+    pub(crate) sprites: Upstream,
+    pub(crate) billing: Upstream,
+    pub(crate) audit: Upstream,
+}
+
+impl Services {
+    pub(crate) fn new(uris: &Upstreams, signer: Arc<Signer>) -> Result<Self> {
+        Ok(Self {
+            tenancy: Upstream::new("tenancy", &uris.tenancy, signer.clone())?,
+            sprites: Upstream::new("sprites", &uris.sprites, signer.clone())?,
+            billing: Upstream::new("billing", &uris.billing, signer.clone())?,
+            audit: Upstream::new("audit", &uris.audit, signer)?,
+        })
+    }
+
+    /// By the name that a policy gives.
+    pub(crate) fn get(&self, name: &str) -> Result<&Upstream> {
+        match name {
+            "tenancy" => Ok(&self.tenancy),
+            "sprites" => Ok(&self.sprites),
+            "billing" => Ok(&self.billing),
+            "audit" => Ok(&self.audit),
+            other => Err(Error::internal(format!("no service serves {other}"))),
+        }
+    }
+
+    /// Whether a service accepts connections: its gRPC health is the RPC that needs no token.
+    pub(crate) async fn healthy(&self, name: &str) -> Result<()> {
+        let mut client = tonic::client::Grpc::new(self.get(name)?.channel());
+        client.ready().await?;
+        let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
+        let request = tonic::Request::new(bytes::Bytes::new());
+        let answer = client.unary(request, path, crate::transcode::codec::RawCodec).await?.into_inner();
+        // Field 1, SERVING = 1.
+        if answer.as_ref() == [8, 1] { Ok(()) } else { Err(Error::unavailable()) }
+    }
+}
