@@ -1,1 +1,11 @@
-//! dev
+//! The whole stack on one machine: what `cargo xtask up`, the demo, the benches and the system tests start.
+
+pub mod bench;
+pub mod client;
+pub mod demo;
+pub mod keys;
+pub mod settings;
+pub mod split;
+pub mod stack;
+pub mod test_stack;
+pub mod up;

@@ -1,0 +1,151 @@
+//! The five services' configurations for one machine, as plain values: they become structs in one process, and files for
+//! five.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use nitejar_common::key;
+use serde_json::{Value, json};
+
+use crate::keys::{Keys, SERVICES};
+
+/// Where everything is.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Service → where callers connect.
+    pub main: BTreeMap<&'static str, SocketAddr>,
+    /// Service → probes and metrics.
+    pub probes: BTreeMap<&'static str, SocketAddr>,
+    /// The fake GitHub.
+    pub github: SocketAddr,
+    /// Sprites' directories.
+    pub sprites: PathBuf,
+    /// The runner's binary.
+    pub runner: PathBuf,
+    /// Service → its database's address.
+    pub databases: BTreeMap<&'static str, String>,
+}
+
+impl Places {
+    /// Free ports on this machine for everything but the gateway.
+    pub fn new(gateway: SocketAddr, sprites: &Path, runner: &Path, databases: BTreeMap<&'static str, String>) -> Result<Self> {
+        // All are held until all are known, so that none is given twice.
+        let mut held = Vec::new();
+        let mut free = || -> Result<SocketAddr> {
+            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let addr = listener.local_addr()?;
+            held.push(listener);
+            Ok(addr)
+        };
+        let mut main: BTreeMap<&'static str, SocketAddr> = BTreeMap::new();
+        let mut probes = BTreeMap::new();
+        for name in SERVICES {
+            let addr = if name == "gateway" && gateway.port() != 0 { gateway } else { free()? };
+            main.insert(name, addr);
+            probes.insert(name, free()?);
+        }
+        Ok(Self { main, probes, github: free()?, sprites: sprites.to_owned(), runner: runner.to_owned(), databases })
+    }
+
+    /// `http://…` of the gateway.
+    pub fn gateway_url(&self) -> String {
+        format!("http://{}", self.main["gateway"])
+    }
+}
+
+/// What a run may change.
+#[derive(Clone, Debug)]
+pub struct Tweaks {
+    /// Where traces and metrics go; empty: nowhere.
+    pub otlp_endpoint: String,
+    /// What is logged.
+    pub log: String,
+    /// Lease of a job in seconds.
+    pub lease_seconds: u32,
+    /// Idle Sprites stop after so many seconds.
+    pub idle_seconds: u32,
+    /// Sprites at a time.
+    pub max_running_sprites: u32,
+    /// Database logins a service.
+    pub buckets: u16,
+    /// Connections a login.
+    pub bucket_connections: u32,
+    /// Spare schemas.
+    pub spares: u32,
+}
+
+impl Default for Tweaks {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: String::new(),
+            log: "info".into(),
+            lease_seconds: 30,
+            idle_seconds: 60,
+            max_running_sprites: 8,
+            buckets: 4,
+            bucket_connections: 4,
+            spares: 8,
+        }
+    }
+}
+
+/// The name and number of the sandbox's App.
+pub const APP_SLUG: &str = "nitejar-sandbox";
+/// The App's id.
+pub const APP_ID: u64 = 4242;
+/// Its OAuth client.
+pub const CLIENT_ID: &str = "Iv1.sandbox";
+
+/// Service → its configuration.
+pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap<&'static str, Value>> {
+    let uri = |name: &str| format!("http://{}", places.main[name]);
+    let upstreams = json!({
+        "tenancy": uri("tenancy"), "sprites": uri("sprites"), "billing": uri("billing"), "audit": uri("audit"),
+    });
+    let trusted: BTreeMap<&String, &String> = keys.tokens.iter().map(|(name, (_, public))| (name, public)).collect();
+    let mut all = BTreeMap::new();
+    for name in SERVICES {
+        let signing = &keys.tokens.get(name).context("a service without a key")?.0;
+        let mut config = json!({
+            "listen": { "main": places.main[name], "probes": places.probes[name] },
+            "telemetry": { "otlp_endpoint": tweaks.otlp_endpoint, "log": tweaks.log },
+            "token": { "signing_key": signing, "trusted_keys": trusted },
+        });
+        if name != "audit" {
+            config["upstreams"] = upstreams.clone();
+        }
+        if let Some(url) = places.databases.get(name) {
+            config["database"] = json!({
+                "url": url, "login_secret": keys.login_secret, "buckets": tweaks.buckets,
+                "bucket_connections": tweaks.bucket_connections, "spares": tweaks.spares,
+            });
+        }
+        match name {
+            "tenancy" => {
+                config["sandbox"] = true.into();
+                config["master_key"] = keys.master.clone().into();
+                config["operators"] = json!({ "sandbox": hex::encode(key::sha256(&keys.operator)) });
+            }
+            "sprites" => {
+                config["provider"] = json!({
+                    "root": places.sprites, "runner": places.runner, "gateway": places.gateway_url(),
+                });
+                config["runner_secret"] = keys.runner_secret.clone().into();
+                config["lease_seconds"] = tweaks.lease_seconds.into();
+                config["idle_seconds"] = tweaks.idle_seconds.into();
+                config["max_running_sprites"] = tweaks.max_running_sprites.into();
+                let github = format!("http://{}", places.github);
+                config["github"] = json!({
+                    "app_id": APP_ID, "app_slug": APP_SLUG, "client_id": CLIENT_ID, "client_secret": keys.client_secret,
+                    "private_key": keys.app_private, "webhook_secret": keys.webhook_secret,
+                    "api_url": github, "web_url": github,
+                });
+            }
+            _ => {}
+        }
+        all.insert(name, config);
+    }
+    Ok(all)
+}

@@ -1,0 +1,151 @@
+//! A stack of a test's own: databases cloned from templates, all five services, a fake GitHub.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result};
+use nitejar_common::clock;
+use nitejar_db::testing::{TestDatabase, database};
+use nitejar_testkit::github::FakeGithub;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use crate::client::{Client, text};
+use crate::demo::Target;
+use crate::keys::Keys;
+use crate::settings::{Places, Tweaks};
+use crate::stack::{self, Stack};
+
+/// Everything of one test.
+#[derive(Debug)]
+pub struct TestStack {
+    /// Its keys.
+    pub keys: Keys,
+    /// Where everything is.
+    pub places: Places,
+    /// The fake GitHub.
+    pub github: FakeGithub,
+    /// Service → its database.
+    pub databases: BTreeMap<&'static str, TestDatabase>,
+    /// Holds Sprites and logs.
+    pub dir: TempDir,
+    stack: Option<Stack>,
+}
+
+/// What a test needs before it starts services in whatever way.
+pub async fn ground() -> Result<(Keys, Places, BTreeMap<&'static str, TestDatabase>, TempDir)> {
+    let mut databases = BTreeMap::new();
+    for (name, schema) in [
+        ("tenancy", nitejar_tenancy::SCHEMA),
+        ("sprites", nitejar_sprites::SCHEMA),
+        ("billing", nitejar_billing::SCHEMA),
+        ("audit", nitejar_audit::SCHEMA),
+    ] {
+        databases.insert(name, database(schema).await?);
+    }
+    let dir = tempfile::tempdir()?;
+    let urls = databases.iter().map(|(name, db)| (*name, db.handle.url.clone())).collect();
+    let gateway = "127.0.0.1:0".parse()?;
+    let places = Places::new(gateway, &dir.path().join("sprites"), &runner()?, urls)?;
+    let mut keys = Keys::generate()?;
+    // The templates' logins were made with the tests' secret.
+    keys.login_secret = nitejar_db::testing::config("").login_secret.expose().to_owned();
+    Ok((keys, places, databases, dir))
+}
+
+/// The folder of the built binaries: tests run in a folder below it.
+pub fn target_dir() -> Result<std::path::PathBuf> {
+    let exe = std::env::current_exe()?;
+    let dir = exe.ancestors().find(|d| d.join("nitejar-runner").exists());
+    Ok(dir.context("nitejar-runner is not built: cargo build -p nitejar-runner")?.to_owned())
+}
+
+fn runner() -> Result<std::path::PathBuf> {
+    Ok(target_dir()?.join("nitejar-runner"))
+}
+
+impl TestStack {
+    /// With the settings of tests: short leases, small pools.
+    pub async fn start() -> Result<Self> {
+        Self::start_with(test_tweaks()).await
+    }
+
+    /// With these settings.
+    pub async fn start_with(tweaks: Tweaks) -> Result<Self> {
+        let (keys, places, databases, dir) = ground().await?;
+        let github = stack::start_github(&keys, &places).await?;
+        let stack = Stack::start(&keys, places.clone(), &tweaks, clock::system()).await?;
+        stack::wait_ready(&places).await?;
+        Ok(Self { keys, places, github, databases, dir, stack: Some(stack) })
+    }
+
+    /// For the demo's story.
+    pub fn target(&self) -> Target {
+        Target {
+            gateway: self.places.gateway_url(),
+            github: self.github.base_url(),
+            operator_key: self.keys.operator.clone(),
+        }
+    }
+
+    /// The operator's client.
+    pub fn operator(&self) -> Result<Client> {
+        Client::new(&self.places.gateway_url(), &self.keys.operator)
+    }
+
+    /// The fake GitHub's client.
+    pub fn github_client(&self) -> Result<Client> {
+        Client::new(&self.github.base_url(), "")
+    }
+
+    /// Stops it, with its Sprites.
+    pub async fn stop(mut self) -> Result<()> {
+        if let Some(stack) = self.stack.take() {
+            stack.stop().await?;
+        }
+        crate::up::stop_sprites(&self.places).await
+    }
+}
+
+/// Short leases, small pools, quiet logs.
+pub fn test_tweaks() -> Tweaks {
+    Tweaks {
+        log: std::env::var("NITEJAR_TEST_LOG").unwrap_or_else(|_| "off".into()),
+        lease_seconds: 5,
+        idle_seconds: 600,
+        buckets: 2,
+        bucket_connections: 4,
+        spares: 2,
+        ..Tweaks::default()
+    }
+}
+
+/// A person with a key.
+pub async fn person(operator: &Client, name: &str) -> Result<(Client, String)> {
+    let tag = hex::encode(nitejar_common::rng::bytes::<6>());
+    let user = json!({ "email": format!("{name}-{tag}@example.com"), "name": name });
+    let user = operator.post("/v1/operator/users", &user).await?;
+    let path = format!("/v1/operator/users/{}/keys", text(&user, "id"));
+    let key = operator.post(&path, &json!({ "name": "test" })).await?;
+    Ok((operator.with_key(&text(&key, "secret")), text(&user, "id")))
+}
+
+/// An organization of a person's.
+pub async fn organization(owner: &Client) -> Result<String> {
+    let tag = hex::encode(nitejar_common::rng::bytes::<6>());
+    let org = owner.post("/v1/orgs", &json!({ "slug": format!("org-{tag}"), "name": "Org" })).await?;
+    Ok(text(&org, "id"))
+}
+
+/// Connects an organization to a new installation of the fake GitHub; answers its number.
+pub async fn connect_github(owner: &Client, github: &Client, org: &str, repositories: &[String]) -> Result<u64> {
+    let started = owner.post(&format!("/v1/orgs/{org}/integrations:startGithubInstall"), &json!({})).await?;
+    let url = text(&started, "url");
+    let state = url.split("state=").nth(1).context("no state")?;
+    let account = repositories[0].split('/').next().unwrap_or_default();
+    let wish = json!({ "account": account, "repositories": repositories });
+    let installed: Value = github.post("/_fake/installations", &wish).await?;
+    let id = installed["installation_id"].as_u64().context("no installation")?;
+    let back = format!("/v1/github/setup?installation_id={id}&code={}&state={state}", text(&installed, "code"));
+    owner.with_key("").get(&back).await?;
+    Ok(id)
+}

@@ -1,1 +1,0 @@
-//! A stateful fake GitHub.

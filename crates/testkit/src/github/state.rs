@@ -1,0 +1,121 @@
+//! What the fake remembers.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) next_id: u64,
+    pub(crate) installations: BTreeMap<u64, Installation>,
+    /// OAuth code → login; good once.
+    pub(crate) codes: HashMap<String, String>,
+    /// User token → login.
+    pub(crate) user_tokens: HashMap<String, String>,
+    /// Installation token → what it may.
+    pub(crate) tokens: HashMap<String, Token>,
+    /// `owner/repo` → issues by number.
+    pub(crate) issues: BTreeMap<String, BTreeMap<u64, Issue>>,
+    pub(crate) faults: Vec<Fault>,
+    pub(crate) exchanges: VecDeque<Exchange>,
+}
+
+/// Our App on an account.
+#[derive(Clone, Debug)]
+pub(crate) struct Installation {
+    pub(crate) account: String,
+    /// GitHub's number → `owner/name`.
+    pub(crate) repositories: BTreeMap<u64, String>,
+    /// Who installed it.
+    pub(crate) user: String,
+}
+
+/// An installation's token.
+#[derive(Clone, Debug)]
+pub(crate) struct Token {
+    pub(crate) installation: u64,
+    /// None: all of the installation's.
+    pub(crate) repositories: Option<Vec<u64>>,
+    pub(crate) expires_at: i64,
+}
+
+/// An issue with its comments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Issue {
+    pub(crate) comments: Vec<Comment>,
+}
+
+/// A comment.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Comment {
+    pub(crate) id: u64,
+    pub(crate) body: String,
+}
+
+/// Something to go wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Fault {
+    /// A part of the path, such as `/comments`.
+    pub path: String,
+    /// `GET`, `POST`; empty: any.
+    #[serde(default)]
+    pub method: String,
+    /// `status:503`, `rate_limit`, `unauthorized`, `reset` (the connection breaks before anything happens) or
+    /// `lost_answer` (it happens, and then the connection breaks).
+    pub kind: String,
+    /// How often.
+    pub times: u32,
+}
+
+/// A request and its answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Exchange {
+    /// `GET`, …
+    pub method: String,
+    /// Without the query.
+    pub path: String,
+    /// Without the question mark.
+    pub query: String,
+    /// The body, if it was JSON.
+    pub request: Value,
+    /// The status.
+    pub status: u16,
+    /// The body.
+    pub response: Value,
+}
+
+impl State {
+    /// A new number.
+    pub(crate) fn id(&mut self) -> u64 {
+        self.next_id += 1;
+        1_000_000 + self.next_id
+    }
+
+    /// The fault for this request, used up once.
+    pub(crate) fn take_fault(&mut self, method: &str, path: &str) -> Option<String> {
+        let found = self.faults.iter_mut().find(|f| {
+            f.times > 0 && path.contains(&f.path) && (f.method.is_empty() || f.method == method)
+        })?;
+        found.times -= 1;
+        Some(found.kind.clone())
+    }
+
+    pub(crate) fn note(&mut self, exchange: Exchange) {
+        if self.exchanges.len() >= 2000 {
+            self.exchanges.pop_front();
+        }
+        self.exchanges.push_back(exchange);
+    }
+
+    /// What tests look at.
+    pub(crate) fn summary(&self) -> Value {
+        let issues: BTreeMap<&String, BTreeMap<u64, Vec<&Comment>>> = self
+            .issues
+            .iter()
+            .map(|(repo, issues)| (repo, issues.iter().map(|(n, i)| (*n, i.comments.iter().collect())).collect()))
+            .collect();
+        json!({ "issues": issues })
+    }
+}
