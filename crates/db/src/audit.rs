@@ -89,7 +89,11 @@ impl AuditDelivery {
 }
 
 impl Deliver for AuditDelivery {
-    fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>> {
+    fn deliver<'a>(
+        &'a self,
+        ctx: &'a RequestCtx,
+        batch: &'a [OutboxMessage],
+    ) -> BoxFuture<'a, Vec<Delivery>> {
         Box::pin(async move {
             let mut results: Vec<Delivery> = Vec::with_capacity(batch.len());
             let mut events = Vec::new();

@@ -41,7 +41,9 @@ pub(crate) async fn prepare(admin: &PgPool, config: &DatabaseConfig) -> Result<N
     .execute(&mut *tx)
     .await?;
     let (prefix, buckets, digest): (String, i32, String) =
-        sqlx::query_as("SELECT role_prefix, buckets, login_digest FROM control.meta").fetch_one(&mut *tx).await?;
+        sqlx::query_as("SELECT role_prefix, buckets, login_digest FROM control.meta")
+            .fetch_one(&mut *tx)
+            .await?;
     let plain = prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_');
     if !plain || prefix.is_empty() || prefix.len() > 40 {
         return Err(Error::internal(format!(
@@ -50,7 +52,11 @@ pub(crate) async fn prepare(admin: &PgPool, config: &DatabaseConfig) -> Result<N
     }
     let buckets = u16::try_from(buckets).unwrap_or(1).max(1);
     if buckets != config.buckets {
-        tracing::warn!(configured = config.buckets, kept = buckets, "database.buckets is fixed when first opened");
+        tracing::warn!(
+            configured = config.buckets,
+            kept = buckets,
+            "database.buckets is fixed when first opened"
+        );
     }
     let names = Names::new(prefix, buckets);
     let wanted = hex::encode(Sha256::digest(format!("2:{}", config.login_secret.expose())));

@@ -69,10 +69,18 @@ impl DatabaseConfig {
             "database.url",
             "must be postgres://user:password@host:port/database",
         );
-        check(self.login_secret.expose().len() >= 16, "database.login_secret", "must have at least 16 characters");
+        check(
+            self.login_secret.expose().len() >= 16,
+            "database.login_secret",
+            "must have at least 16 characters",
+        );
         check((1..=64).contains(&self.buckets), "database.buckets", "must be 1 to 64");
         check((1..=64).contains(&self.bucket_connections), "database.bucket_connections", "must be 1 to 64");
-        check((1..=64).contains(&self.control_connections), "database.control_connections", "must be 1 to 64");
+        check(
+            (1..=64).contains(&self.control_connections),
+            "database.control_connections",
+            "must be 1 to 64",
+        );
         check(self.spares <= 1000, "database.spares", "must be 0 to 1000");
         check(
             (1..=100_000).contains(&self.max_tenants_per_connection),
@@ -83,7 +91,8 @@ impl DatabaseConfig {
     }
 
     pub(crate) fn options(&self) -> Result<PgConnectOptions> {
-        PgConnectOptions::from_str(self.url.expose())
-            .map_err(|_| Error::internal("database.url is not of the form postgres://user:password@host:port/database"))
+        PgConnectOptions::from_str(self.url.expose()).map_err(|_| {
+            Error::internal("database.url is not of the form postgres://user:password@host:port/database")
+        })
     }
 }

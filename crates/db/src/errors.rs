@@ -16,7 +16,9 @@ pub fn from_sqlx(error: sqlx::Error) -> Error {
         sqlx::Error::Database(db) => match db.code().as_deref() {
             // Serialization failure, deadlock, lock timeout.
             Some("40001" | "40P01" | "55P03") => {
-                Error::new(Code::Aborted, "Another request got in between. Try again.").retry_after(soon).because(error)
+                Error::new(Code::Aborted, "Another request got in between. Try again.")
+                    .retry_after(soon)
+                    .because(error)
             }
             // Too many connections, shutting down, starting up.
             Some("53300" | "57P01" | "57P02" | "57P03") => Error::unavailable().because(error),
@@ -28,5 +30,7 @@ pub fn from_sqlx(error: sqlx::Error) -> Error {
 
 /// Whether a unique index or constraint of that name refused the row.
 pub fn is_unique_violation(error: &sqlx::Error, constraint: &str) -> bool {
-    error.as_database_error().is_some_and(|db| db.is_unique_violation() && db.constraint() == Some(constraint))
+    error
+        .as_database_error()
+        .is_some_and(|db| db.is_unique_violation() && db.constraint() == Some(constraint))
 }

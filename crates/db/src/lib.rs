@@ -83,8 +83,9 @@ impl Db {
         let admin = pool::small(options.clone(), 2);
         let names = bootstrap::prepare(&admin, config).await?;
         migrate::control(&admin, &names, &schema, config.migrate).await?;
-        let control = pool::small(bootstrap::login(&options, config, &names.control()), config.control_connections)
-            .clone();
+        let control =
+            pool::small(bootstrap::login(&options, config, &names.control()), config.control_connections)
+                .clone();
         let limit = usize::try_from(config.max_tenants_per_connection).unwrap_or(usize::MAX);
         let buckets = (0..names.buckets())
             .map(|b| {
@@ -130,8 +131,10 @@ impl Db {
         let config = &self.0.config;
         let buckets = u32::try_from(self.0.buckets.len()).unwrap_or(u32::MAX);
         let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 2;
-        let have: String =
-            sqlx::query_scalar("SHOW max_connections").fetch_one(&self.0.admin).await.map_err(errors::from_sqlx)?;
+        let have: String = sqlx::query_scalar("SHOW max_connections")
+            .fetch_one(&self.0.admin)
+            .await
+            .map_err(errors::from_sqlx)?;
         let have: u32 = have.parse().unwrap_or(0);
         tracing::info!(
             service = self.0.schema.service,

@@ -51,7 +51,8 @@ impl Schema {
     }
 }
 
-const BASE: &[Migration] = &[Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") }];
+const BASE: &[Migration] =
+    &[Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") }];
 const BASE_TENANT: &str = include_str!("../migrations/tenant.sql");
 const WORKERS: usize = 4;
 
@@ -62,12 +63,13 @@ pub(crate) async fn control(admin: &PgPool, names: &Names, schema: &Schema, mode
     for (source, list) in [("base", BASE), (schema.service, schema.control)] {
         for m in list {
             let checksum = hex::encode(Sha256::digest(m.sql));
-            let found: Option<String> =
-                sqlx::query_scalar("SELECT checksum FROM control.migrations WHERE source = $1 AND version = $2")
-                    .bind(source)
-                    .bind(m.version)
-                    .fetch_optional(&mut *tx)
-                    .await?;
+            let found: Option<String> = sqlx::query_scalar(
+                "SELECT checksum FROM control.migrations WHERE source = $1 AND version = $2",
+            )
+            .bind(source)
+            .bind(m.version)
+            .fetch_optional(&mut *tx)
+            .await?;
             match found {
                 Some(applied) if applied == checksum => continue,
                 Some(_) => {
@@ -86,13 +88,15 @@ pub(crate) async fn control(admin: &PgPool, names: &Names, schema: &Schema, mode
             }
             let sql = m.sql.replace("{control}", &format!("\"{}\"", names.control()));
             sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
-            sqlx::query("INSERT INTO control.migrations (source, version, name, checksum) VALUES ($1, $2, $3, $4)")
-                .bind(source)
-                .bind(m.version)
-                .bind(m.name)
-                .bind(&checksum)
-                .execute(&mut *tx)
-                .await?;
+            sqlx::query(
+                "INSERT INTO control.migrations (source, version, name, checksum) VALUES ($1, $2, $3, $4)",
+            )
+            .bind(source)
+            .bind(m.version)
+            .bind(m.name)
+            .bind(&checksum)
+            .execute(&mut *tx)
+            .await?;
             tracing::info!(source, version = m.version, name = m.name, "control migration applied");
         }
     }
@@ -137,11 +141,13 @@ pub(crate) async fn tenants(db: &Db) -> Result<()> {
 }
 
 async fn pending(db: &Db) -> Result<i64> {
-    sqlx::query_scalar("SELECT count(*) FROM control.tenants WHERE state <> 'building' AND schema_version < $1")
-        .bind(db.0.schema.tenant_version())
-        .fetch_one(&db.0.admin)
-        .await
-        .map_err(errors::from_sqlx)
+    sqlx::query_scalar(
+        "SELECT count(*) FROM control.tenants WHERE state <> 'building' AND schema_version < $1",
+    )
+    .bind(db.0.schema.tenant_version())
+    .fetch_one(&db.0.admin)
+    .await
+    .map_err(errors::from_sqlx)
 }
 
 /// Migrates all that are behind and free; answers how many.
@@ -156,7 +162,12 @@ pub(crate) async fn migrate_laggards(db: &Db) -> Result<u64> {
         }
         Ok::<u64, Error>(done)
     });
-    Ok(futures_util::future::join_all(workers).await.into_iter().collect::<Result<Vec<_>>>()?.into_iter().sum())
+    Ok(futures_util::future::join_all(workers)
+        .await
+        .into_iter()
+        .collect::<Result<Vec<_>>>()?
+        .into_iter()
+        .sum())
 }
 
 async fn migrate_next(db: &Db, after: i64) -> Result<Option<(i64, bool)>> {

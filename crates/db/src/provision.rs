@@ -85,12 +85,13 @@ impl Db {
     pub async fn refill_spares(&self) -> Result<u32> {
         let mut built = 0;
         loop {
-            let have: i64 =
-                sqlx::query_scalar("SELECT count(*) FROM control.tenants WHERE state = 'spare' AND schema_version = $1")
-                    .bind(self.0.schema.tenant_version())
-                    .fetch_one(&self.0.control)
-                    .await
-                    .map_err(errors::from_sqlx)?;
+            let have: i64 = sqlx::query_scalar(
+                "SELECT count(*) FROM control.tenants WHERE state = 'spare' AND schema_version = $1",
+            )
+            .bind(self.0.schema.tenant_version())
+            .fetch_one(&self.0.control)
+            .await
+            .map_err(errors::from_sqlx)?;
             if have >= i64::from(self.0.config.spares) {
                 return Ok(built);
             }

@@ -4,7 +4,7 @@ use nitejar_common::clock::{SharedClock, system};
 use nitejar_common::secret::Secret;
 use nitejar_testkit::postgres::{TestDb, shared};
 
-use crate::{Db, DatabaseConfig, Schema};
+use crate::{DatabaseConfig, Db, Schema};
 
 /// A database of its own with spares ready. Dropped with the value.
 #[derive(Debug)]
@@ -33,7 +33,8 @@ pub async fn database(schema: Schema) -> anyhow::Result<TestDatabase> {
     let cluster = shared().await?;
     let template = format!("nt_{}_{}", schema.service, schema.fingerprint());
     let build = |url: String| async move {
-        let db = Db::open(&config(&url), schema, system()).await.map_err(|e| anyhow::anyhow!(e.log_text()))?;
+        let db =
+            Db::open(&config(&url), schema, system()).await.map_err(|e| anyhow::anyhow!(e.log_text()))?;
         db.refill_spares().await.map_err(|e| anyhow::anyhow!(e.log_text()))?;
         db.close().await;
         Ok(())

@@ -41,6 +41,12 @@ impl Client {
         Self { key: key.to_owned(), ..self.clone() }
     }
 
+    /// The same credential at another gateway.
+    #[must_use]
+    pub fn at(&self, base: &str) -> Self {
+        Self { base: base.trim_end_matches('/').to_owned(), ..self.clone() }
+    }
+
     /// A request, to be changed before it is sent.
     pub fn request(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
         let request = self.http.request(method, format!("{}{path}", self.base));
@@ -67,7 +73,8 @@ impl Client {
     }
 
     async fn ok(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value> {
-        let answer = self.call(method.clone(), path, body).await.with_context(|| format!("{method} {path}"))?;
+        let answer =
+            self.call(method.clone(), path, body).await.with_context(|| format!("{method} {path}"))?;
         if answer.status >= 300 {
             bail!("{method} {path} answered {}: {}", answer.status, answer.body);
         }
@@ -115,7 +122,13 @@ impl Client {
     }
 
     /// Asks again until the answer is as wished.
-    pub async fn until(&self, path: &str, seconds: u64, what: &str, done: impl Fn(&Value) -> bool) -> Result<Value> {
+    pub async fn until(
+        &self,
+        path: &str,
+        seconds: u64,
+        what: &str,
+        done: impl Fn(&Value) -> bool,
+    ) -> Result<Value> {
         let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
         loop {
             let answer = self.get(path).await?;

@@ -36,7 +36,12 @@ struct Steps {
 
 impl Steps {
     /// One step: what it does, what it proves, how long it took.
-    async fn step<T>(&mut self, what: &str, proves: &str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    async fn step<T>(
+        &mut self,
+        what: &str,
+        proves: &str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         self.number += 1;
         let began = Instant::now();
         let result = work.await;
@@ -67,21 +72,28 @@ pub async fn run(args: Args) -> Result<()> {
 
 /// The story; answers how many steps it had.
 pub async fn story(target: &Target) -> Result<u32> {
-    let mut s = Steps { number: 0, colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none() };
+    let mut s = Steps {
+        number: 0,
+        colour: std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none(),
+    };
     let tag = hex::encode(nitejar_common::rng::bytes::<4>());
     let operator = Client::new(&target.gateway, &target.operator_key)?;
     let github = Client::new(&target.github, "")?;
 
     let (ada, ada_user) = s
-        .step("an operator registers Ada and gives her a key", "users, personal API keys; the key is shown once", async {
-            let user = json!({ "email": format!("ada-{tag}@example.com"), "name": "Ada" });
-            let user = operator.post("/v1/operator/users", &user).await?;
-            let path = format!("/v1/operator/users/{}/keys", text(&user, "id"));
-            let key = operator.post(&path, &json!({ "name": "demo" })).await?;
-            let ada = operator.with_key(&text(&key, "secret"));
-            ensure!(text(&ada.get("/v1/me").await?, "id") == text(&user, "id"), "the key is not hers");
-            Ok((ada, text(&user, "id")))
-        })
+        .step(
+            "an operator registers Ada and gives her a key",
+            "users, personal API keys; the key is shown once",
+            async {
+                let user = json!({ "email": format!("ada-{tag}@example.com"), "name": "Ada" });
+                let user = operator.post("/v1/operator/users", &user).await?;
+                let path = format!("/v1/operator/users/{}/keys", text(&user, "id"));
+                let key = operator.post(&path, &json!({ "name": "demo" })).await?;
+                let ada = operator.with_key(&text(&key, "secret"));
+                ensure!(text(&ada.get("/v1/me").await?, "id") == text(&user, "id"), "the key is not hers");
+                Ok((ada, text(&user, "id")))
+            },
+        )
         .await?;
 
     let org = s
@@ -93,18 +105,26 @@ pub async fn story(target: &Target) -> Result<u32> {
         .await?;
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
 
-    s.step("she changes its settings, with an ETag", "optimistic locking: an old ETag is refused with 412", async {
-        let path = at("");
-        let read = ada.call(Method::GET, &path, None).await?;
-        let etag = read.headers.get("etag").and_then(|v| v.to_str().ok()).context("no ETag")?.to_owned();
-        let change = json!({ "settings": { "timezone": "Europe/Berlin" } });
-        let request = || ada.request(Method::PATCH, &path).header("If-Match", &etag).json(&change);
-        let first = Client::send(request()).await?;
-        ensure!(first.status == 200 && first.body["settings"]["timezone"] == "Europe/Berlin", "{}", first.body);
-        let second = Client::send(request()).await?;
-        ensure!(second.status == 412 && second.body["code"] == "etag_mismatch", "{}", second.body);
-        Ok(())
-    })
+    s.step(
+        "she changes its settings, with an ETag",
+        "optimistic locking: an old ETag is refused with 412",
+        async {
+            let path = at("");
+            let read = ada.call(Method::GET, &path, None).await?;
+            let etag = read.headers.get("etag").and_then(|v| v.to_str().ok()).context("no ETag")?.to_owned();
+            let change = json!({ "settings": { "timezone": "Europe/Berlin" } });
+            let request = || ada.request(Method::PATCH, &path).header("If-Match", &etag).json(&change);
+            let first = Client::send(request()).await?;
+            ensure!(
+                first.status == 200 && first.body["settings"]["timezone"] == "Europe/Berlin",
+                "{}",
+                first.body
+            );
+            let second = Client::send(request()).await?;
+            ensure!(second.status == 412 && second.body["code"] == "etag_mismatch", "{}", second.body);
+            Ok(())
+        },
+    )
     .await?;
 
     s.step("Bob is invited and joins as a member", "invitations: once, to the invited address", async {
@@ -137,21 +157,34 @@ pub async fn story(target: &Target) -> Result<u32> {
 
     let repository = format!("acme-{tag}/site");
     let installation = s
-        .step("she connects GitHub", "the install is proved by her own GitHub account, and bound to one organization", async {
-            let started = ada.post(&at("/integrations:startGithubInstall"), &json!({})).await?;
-            let url = text(&started, "url");
-            let state = url.split("state=").nth(1).context("no state in the address")?.to_owned();
-            let wish = json!({ "account": format!("acme-{tag}"), "repositories": [repository] });
-            let installed = github.post("/_fake/installations", &wish).await?;
-            let id = installed["installation_id"].as_u64().context("no installation")?;
-            let anybody = operator.with_key("");
-            let forged = format!("/v1/github/setup?installation_id=1&code={}&state=forged", text(&installed, "code"));
-            ensure!(anybody.call(Method::GET, &forged, None).await?.status == 409, "a forged state was taken");
-            let back = format!("/v1/github/setup?installation_id={id}&code={}&state={state}", text(&installed, "code"));
-            let integration = anybody.get(&back).await?;
-            ensure!(integration["installation_id"] == id, "{integration}");
-            Ok(id)
-        })
+        .step(
+            "she connects GitHub",
+            "the install is proved by her own GitHub account, and bound to one organization",
+            async {
+                let started = ada.post(&at("/integrations:startGithubInstall"), &json!({})).await?;
+                let url = text(&started, "url");
+                let state = url.split("state=").nth(1).context("no state in the address")?.to_owned();
+                let wish = json!({ "account": format!("acme-{tag}"), "repositories": [repository] });
+                let installed = github.post("/_fake/installations", &wish).await?;
+                let id = installed["installation_id"].as_u64().context("no installation")?;
+                let anybody = operator.with_key("");
+                let forged = format!(
+                    "/v1/github/setup?installation_id=1&code={}&state=forged",
+                    text(&installed, "code")
+                );
+                ensure!(
+                    anybody.call(Method::GET, &forged, None).await?.status == 409,
+                    "a forged state was taken"
+                );
+                let back = format!(
+                    "/v1/github/setup?installation_id={id}&code={}&state={state}",
+                    text(&installed, "code")
+                );
+                let integration = anybody.get(&back).await?;
+                ensure!(integration["installation_id"] == id, "{integration}");
+                Ok(id)
+            },
+        )
         .await?;
 
     let (job, number) = s
@@ -173,7 +206,9 @@ pub async fn story(target: &Target) -> Result<u32> {
 
     s.step("the job runs in the agent's Sprite", "woken on demand, leased, fenced, completed", async {
         let path = at(&format!("/jobs/{job}"));
-        let done = ada.until(&path, 60, "the job's end", |v| !matches!(v["state"].as_str(), Some("queued" | "running"))).await?;
+        let done = ada
+            .until(&path, 60, "the job's end", |v| !matches!(v["state"].as_str(), Some("queued" | "running")))
+            .await?;
         ensure!(text(&done, "state") == "completed", "{done}");
         ensure!(text(&done, "output").trim() == "I looked at it and fixed it.", "{done}");
         Ok(())
@@ -196,7 +231,8 @@ pub async fn story(target: &Target) -> Result<u32> {
                 v["issues"][&repository][number.to_string()].as_array().is_some_and(|l| !l.is_empty())
             })
             .await?;
-        let comments = state["issues"][&repository][number.to_string()].as_array().cloned().unwrap_or_default();
+        let comments =
+            state["issues"][&repository][number.to_string()].as_array().cloned().unwrap_or_default();
         ensure!(comments.len() == 1, "{comments:?}");
         ensure!(text(&comments[0], "body").starts_with("I looked at it and fixed it."), "{comments:?}");
         Ok(())
@@ -204,7 +240,8 @@ pub async fn story(target: &Target) -> Result<u32> {
     .await?;
 
     s.step("one job is counted", "a reservation that was committed; the ledger names the job", async {
-        let job_meter = |v: &Value| v["meters"].as_array().and_then(|m| m.iter().find(|m| m["meter"] == "jobs").cloned());
+        let job_meter =
+            |v: &Value| v["meters"].as_array().and_then(|m| m.iter().find(|m| m["meter"] == "jobs").cloned());
         ada.until(&at("/usage"), 20, "the count", |v| {
             job_meter(v).is_some_and(|m| m["used"] == 1 && m["reserved"] == 0 && m["limit"] == 100)
         })
@@ -215,11 +252,17 @@ pub async fn story(target: &Target) -> Result<u32> {
     })
     .await?;
 
-    s.step("the organization is upgraded and gets a second agent", "plans are data; the limit follows at once", async {
-        operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &json!({ "plan": "team" })).await?;
-        ada.post(&at("/agents"), &json!({ "handle": "second" })).await?;
-        Ok(())
-    })
+    s.step(
+        "the organization is upgraded and gets a second agent",
+        "plans are data; the limit follows at once",
+        async {
+            operator
+                .put(&format!("/v1/operator/orgs/{org}/subscription"), &json!({ "plan": "team" }))
+                .await?;
+            ada.post(&at("/agents"), &json!({ "handle": "second" })).await?;
+            Ok(())
+        },
+    )
     .await?;
 
     s.step("a stranger sees nothing", "another tenant's things are 404, and the refusal is audited", async {
@@ -236,33 +279,46 @@ pub async fn story(target: &Target) -> Result<u32> {
     })
     .await?;
 
-    s.step("the audit log tells the story and holds", "one chain of hashes, verified by the server and by a separate program", async {
-        let wanted = ["org.created", "agent.created", "integration.created", "work_item.created", "job.finished", "subscription.plan_changed", "access.denied"];
-        let path = at("/audit-events?page_size=500");
-        let page = ada
-            .until(&path, 30, "the events", |v| {
-                let events = v["events"].as_array().cloned().unwrap_or_default();
-                wanted.iter().all(|w| events.iter().any(|e| e["action"] == *w))
-            })
-            .await?;
-        ensure!(!page.to_string().contains(&secret), "the secret is in the audit log");
-        let verdict = ada.get(&at("/audit-events:verify")).await?;
-        ensure!(verdict["valid"] == true, "{verdict}");
-        let verifier = crate::up::binaries()?.join("nitejar-audit-verify");
-        if verifier.exists() {
-            let page = ada.get(&path).await?;
-            let file = tempfile::NamedTempFile::new()?;
-            std::fs::write(file.path(), page.to_string())?;
-            let output = tokio::process::Command::new(&verifier).arg(file.path()).output().await?;
-            ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
-    })
+    s.step(
+        "the audit log tells the story and holds",
+        "one chain of hashes, verified by the server and by a separate program",
+        async {
+            let wanted = [
+                "org.created",
+                "agent.created",
+                "integration.created",
+                "work_item.created",
+                "job.finished",
+                "subscription.plan_changed",
+                "access.denied",
+            ];
+            let path = at("/audit-events?page_size=500");
+            let page = ada
+                .until(&path, 30, "the events", |v| {
+                    let events = v["events"].as_array().cloned().unwrap_or_default();
+                    wanted.iter().all(|w| events.iter().any(|e| e["action"] == *w))
+                })
+                .await?;
+            ensure!(!page.to_string().contains(&secret), "the secret is in the audit log");
+            let verdict = ada.get(&at("/audit-events:verify")).await?;
+            ensure!(verdict["valid"] == true, "{verdict}");
+            let verifier = crate::up::binaries()?.join("nitejar-audit-verify");
+            if verifier.exists() {
+                let page = ada.get(&path).await?;
+                let file = tempfile::NamedTempFile::new()?;
+                std::fs::write(file.path(), page.to_string())?;
+                let output = tokio::process::Command::new(&verifier).arg(file.path()).output().await?;
+                ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+            }
+            Ok(())
+        },
+    )
     .await?;
 
     s.step("the agent is deleted", "its Sprite is reclaimed, its slot is free again", async {
         ada.delete(&at(&format!("/agents/{agent}"))).await?;
-        ada.until(&at("/agents"), 20, "one agent", |v| v["agents"].as_array().is_some_and(|l| l.len() == 1)).await?;
+        ada.until(&at("/agents"), 20, "one agent", |v| v["agents"].as_array().is_some_and(|l| l.len() == 1))
+            .await?;
         ada.until(&at("/usage"), 20, "one agent in use", |v| {
             v["meters"].as_array().is_some_and(|m| m.iter().any(|m| m["meter"] == "agents" && m["used"] == 1))
         })

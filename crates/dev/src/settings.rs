@@ -30,7 +30,12 @@ pub struct Places {
 
 impl Places {
     /// Free ports on this machine for everything but the gateway.
-    pub fn new(gateway: SocketAddr, sprites: &Path, runner: &Path, databases: BTreeMap<&'static str, String>) -> Result<Self> {
+    pub fn new(
+        gateway: SocketAddr,
+        sprites: &Path,
+        runner: &Path,
+        databases: BTreeMap<&'static str, String>,
+    ) -> Result<Self> {
         // All are held until all are known, so that none is given twice.
         let mut held = Vec::new();
         let mut free = || -> Result<SocketAddr> {
@@ -46,7 +51,14 @@ impl Places {
             main.insert(name, addr);
             probes.insert(name, free()?);
         }
-        Ok(Self { main, probes, github: free()?, sprites: sprites.to_owned(), runner: runner.to_owned(), databases })
+        Ok(Self {
+            main,
+            probes,
+            github: free()?,
+            sprites: sprites.to_owned(),
+            runner: runner.to_owned(),
+            databases,
+        })
     }
 
     /// `http://…` of the gateway.
@@ -104,7 +116,8 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
     let upstreams = json!({
         "tenancy": uri("tenancy"), "sprites": uri("sprites"), "billing": uri("billing"), "audit": uri("audit"),
     });
-    let trusted: BTreeMap<&String, &String> = keys.tokens.iter().map(|(name, (_, public))| (name, public)).collect();
+    let trusted: BTreeMap<&String, &String> =
+        keys.tokens.iter().map(|(name, (_, public))| (name, public)).collect();
     let mut all = BTreeMap::new();
     for name in SERVICES {
         let signing = &keys.tokens.get(name).context("a service without a key")?.0;

@@ -25,14 +25,22 @@ pub struct Split {
 
 impl Split {
     /// Starts all five from the binaries beside this one.
-    pub fn start(keys: &Keys, places: Places, tweaks: &Tweaks, dir: &Path, binaries: &Path, quiet: bool) -> Result<Self> {
+    pub fn start(
+        keys: &Keys,
+        places: Places,
+        tweaks: &Tweaks,
+        dir: &Path,
+        binaries: &Path,
+        quiet: bool,
+    ) -> Result<Self> {
         let dir = dir.join("split");
         std::fs::create_dir_all(&dir)?;
         for (name, config) in settings::configs(keys, &places, tweaks)? {
             use std::io::Write as _;
             let path = dir.join(format!("{name}.toml"));
             let _ = std::fs::remove_file(&path);
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+            let mut file =
+                std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(toml::to_string(&config)?.as_bytes())?;
         }
         let mut split = Self { places, dir, binaries: binaries.to_owned(), children: BTreeMap::new(), quiet };

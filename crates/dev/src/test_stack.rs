@@ -137,7 +137,12 @@ pub async fn organization(owner: &Client) -> Result<String> {
 }
 
 /// Connects an organization to a new installation of the fake GitHub; answers its number.
-pub async fn connect_github(owner: &Client, github: &Client, org: &str, repositories: &[String]) -> Result<u64> {
+pub async fn connect_github(
+    owner: &Client,
+    github: &Client,
+    org: &str,
+    repositories: &[String],
+) -> Result<u64> {
     let started = owner.post(&format!("/v1/orgs/{org}/integrations:startGithubInstall"), &json!({})).await?;
     let url = text(&started, "url");
     let state = url.split("state=").nth(1).context("no state")?;
@@ -145,7 +150,8 @@ pub async fn connect_github(owner: &Client, github: &Client, org: &str, reposito
     let wish = json!({ "account": account, "repositories": repositories });
     let installed: Value = github.post("/_fake/installations", &wish).await?;
     let id = installed["installation_id"].as_u64().context("no installation")?;
-    let back = format!("/v1/github/setup?installation_id={id}&code={}&state={state}", text(&installed, "code"));
+    let back =
+        format!("/v1/github/setup?installation_id={id}&code={}&state={state}", text(&installed, "code"));
     owner.with_key("").get(&back).await?;
     Ok(id)
 }

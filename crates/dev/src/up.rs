@@ -48,7 +48,8 @@ pub const DATABASES: [(&str, &str); 4] =
 
 /// Makes the databases that are missing.
 pub async fn create_databases(cluster: &Cluster) -> Result<BTreeMap<&'static str, String>> {
-    let mut admin = PgConnection::connect_with(&PgConnectOptions::from_str(&cluster.url("postgres"))?).await?;
+    let mut admin =
+        PgConnection::connect_with(&PgConnectOptions::from_str(&cluster.url("postgres"))?).await?;
     let mut urls = BTreeMap::new();
     for (service, name) in DATABASES {
         let there: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
@@ -111,7 +112,11 @@ pub async fn run(args: Args) -> Result<()> {
     let github = stack::start_github(&keys, &places).await?;
     let signals = nitejar_runtime::lifecycle::Shutdown::new();
     signals.on_signals()?;
-    say(if args.split { "starting five processes …" } else { "starting five services in this process …" });
+    say(if args.split {
+        "starting five processes …"
+    } else {
+        "starting five services in this process …"
+    });
     if args.split {
         let mut split = Split::start(&keys, places.clone(), &tweaks, &data, &binaries, false)?;
         let ready = stack::wait_ready(&places).await;
@@ -166,7 +171,8 @@ pub const RUNNING: &str = "running.json";
 fn announce(data: &Path, keys: &Keys, places: &Places, github: &str, postgres: u32) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let gateway = places.gateway_url();
-    let running = json!({ "gateway": gateway, "github": github, "operator_key": keys.operator, "postgres": postgres });
+    let running =
+        json!({ "gateway": gateway, "github": github, "operator_key": keys.operator, "postgres": postgres });
     // For the demo in the same folder, whatever directory the data really are in.
     for dir in [data.to_owned(), PathBuf::from(".nitejar")] {
         std::fs::create_dir_all(&dir)?;

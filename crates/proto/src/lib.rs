@@ -26,7 +26,7 @@ macro_rules! packages {
         /// Generated from the proto files of the same name.
         pub mod $service {
             /// Version 1.
-            #[allow(clippy::all, rust_2018_idioms, clippy::allow_attributes, reason = "generated code")]
+            #[allow(clippy::all, reason = "generated code")]
             pub mod v1 {
                 tonic::include_proto!($package);
             }

@@ -124,7 +124,9 @@ fn read_files(value: &mut serde_json::Value, at: &str, problems: &mut Problems) 
                 Ok(text) => {
                     map.insert(base.to_owned(), text.trim().into());
                 }
-                Err(error) => problems.check(false, &path, &format!("names {file}, which can't be read: {error}")),
+                Err(error) => {
+                    problems.check(false, &path, &format!("names {file}, which can't be read: {error}"))
+                }
             }
         } else if let Some(inner) = map.get_mut(&key) {
             read_files(inner, &path, problems);

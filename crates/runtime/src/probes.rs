@@ -60,7 +60,8 @@ async fn ready(State((probes, draining)): State<(Probes, CancellationToken)>) ->
     let mut checks = probes.run().await;
     checks.push(("not_draining", !draining.is_cancelled()));
     let ok = checks.iter().all(|(_, holds)| *holds);
-    let body: serde_json::Map<_, _> = checks.into_iter().map(|(name, holds)| (name.to_owned(), holds.into())).collect();
+    let body: serde_json::Map<_, _> =
+        checks.into_iter().map(|(name, holds)| (name.to_owned(), holds.into())).collect();
     (if ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE }, Json(body))
 }
 

@@ -123,7 +123,11 @@ impl Bound {
 
     /// Adds a background loop. One that fails or panics is started again, and counts against readiness meanwhile.
     #[must_use]
-    pub fn background<F>(mut self, name: &'static str, run: impl Fn(CancellationToken) -> F + Send + Sync + 'static) -> Self
+    pub fn background<F>(
+        mut self,
+        name: &'static str,
+        run: impl Fn(CancellationToken) -> F + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Result<()>> + Send + 'static,
     {
@@ -149,7 +153,9 @@ impl Bound {
         let probes_stop = stop_loops.clone();
         let probes_listener = self.listeners.probes;
         tasks.spawn(async move {
-            let _ = axum::serve(probes_listener, router).with_graceful_shutdown(probes_stop.cancelled_owned()).await;
+            let _ = axum::serve(probes_listener, router)
+                .with_graceful_shutdown(probes_stop.cancelled_owned())
+                .await;
         });
         tracing::info!(service = self.name, addr = %self.addr, "ready");
         let result = (self.serve)(self.listeners.main, shutdown.clone()).await;
@@ -164,7 +170,13 @@ impl Bound {
     }
 }
 
-async fn supervise(service: &'static str, name: &'static str, run: Loop, stop: CancellationToken, failures: Arc<AtomicU32>) {
+async fn supervise(
+    service: &'static str,
+    name: &'static str,
+    run: Loop,
+    stop: CancellationToken,
+    failures: Arc<AtomicU32>,
+) {
     let mut wait = Duration::from_millis(100);
     while !stop.is_cancelled() {
         let began = tokio::time::Instant::now();
@@ -198,7 +210,11 @@ struct Cli {
 }
 
 /// The `main` of a service: flags, configuration, telemetry, `bind`, run until a signal.
-pub fn main<C, B>(name: &'static str, telemetry: fn(&C) -> &TelemetryConfig, bind: impl Fn(C, SharedClock) -> B) -> ExitCode
+pub fn main<C, B>(
+    name: &'static str,
+    telemetry: fn(&C) -> &TelemetryConfig,
+    bind: impl Fn(C, SharedClock) -> B,
+) -> ExitCode
 where
     C: Serialize + DeserializeOwned + Default + Validate,
     B: Future<Output = Result<Bound>>,

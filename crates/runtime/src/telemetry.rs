@@ -35,7 +35,10 @@ impl Drop for Guard {
 static REGISTRY: OnceLock<prometheus::Registry> = OnceLock::new();
 
 /// Sets up this process. Must run inside of the tokio runtime.
-pub fn init(process: &str, config: &TelemetryConfig) -> Result<Guard, Box<dyn std::error::Error + Send + Sync>> {
+pub fn init(
+    process: &str,
+    config: &TelemetryConfig,
+) -> Result<Guard, Box<dyn std::error::Error + Send + Sync>> {
     global::set_text_map_propagator(TraceContextPropagator::new());
     let resource = Resource::builder().with_service_name(format!("nitejar-{process}")).build();
 

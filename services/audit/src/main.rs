@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nitejar_runtime::service::main("audit", |config: &nitejar_audit::Config| &config.telemetry, nitejar_audit::bind)
+    nitejar_runtime::service::main(
+        "audit",
+        |config: &nitejar_audit::Config| &config.telemetry,
+        nitejar_audit::bind,
+    )
 }

@@ -29,7 +29,13 @@ pub struct Lease {
 
 impl Quota {
     /// Settles one lease, if there is one, and gives another, if wished.
-    pub async fn lease_api_calls(&self, ctx: &RequestCtx, settle: &str, spent: i64, renew: bool) -> Result<Lease> {
+    pub async fn lease_api_calls(
+        &self,
+        ctx: &RequestCtx,
+        settle: &str,
+        spent: i64,
+        renew: bool,
+    ) -> Result<Lease> {
         let now = self.clock.now();
         let period = Period::of(now).to_string();
         let mut tx = self.db.tenant(ctx).await?;

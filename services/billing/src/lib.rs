@@ -34,8 +34,16 @@ pub use quota::{Decisions, Quota};
 /// What this service keeps.
 pub const SCHEMA: Schema = Schema {
     service: "billing",
-    control: &[Migration { version: 1, name: "plans", sql: include_str!("../migrations/control/0001_plans.sql") }],
-    tenant: &[Migration { version: 1, name: "usage", sql: include_str!("../migrations/tenant/0001_usage.sql") }],
+    control: &[Migration {
+        version: 1,
+        name: "plans",
+        sql: include_str!("../migrations/control/0001_plans.sql"),
+    }],
+    tenant: &[Migration {
+        version: 1,
+        name: "usage",
+        sql: include_str!("../migrations/tenant/0001_usage.sql"),
+    }],
 };
 
 /// What the handlers share.

@@ -31,7 +31,11 @@ impl QuotaChanged {
 }
 
 impl Deliver for QuotaChanged {
-    fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>> {
+    fn deliver<'a>(
+        &'a self,
+        ctx: &'a RequestCtx,
+        batch: &'a [OutboxMessage],
+    ) -> BoxFuture<'a, Vec<Delivery>> {
         // One call says it for all of the batch.
         Box::pin(async move { vec![self.send(ctx).await.map_err(Failure::from); batch.len()] })
     }

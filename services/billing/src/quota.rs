@@ -73,11 +73,8 @@ impl Quota {
         let plan = self.plan(&mut tx).await?;
         let limit = plan.limit(meter);
         let mut row = meters::lock(tx.conn(), &period, meter).await?;
-        let known: HashMap<String, String> = reservations::lock(tx.conn(), meter, keys)
-            .await?
-            .into_iter()
-            .map(|r| (r.key, r.state))
-            .collect();
+        let known: HashMap<String, String> =
+            reservations::lock(tx.conn(), meter, keys).await?.into_iter().map(|r| (r.key, r.state)).collect();
 
         let mut new: Vec<String> = Vec::new();
         let mut allowed = Vec::with_capacity(keys.len());
@@ -147,8 +144,11 @@ impl Quota {
         keys: &[String],
     ) -> Result<(BTreeMap<String, MeterRow>, HashMap<String, (String, bool)>)> {
         // Keys of an earlier month are rare: look first which periods there are, lock, then look again under the lock.
-        let mut periods: Vec<String> =
-            reservations::periods(tx.conn(), meter, keys).await?.into_iter().chain([current.to_owned()]).collect();
+        let mut periods: Vec<String> = reservations::periods(tx.conn(), meter, keys)
+            .await?
+            .into_iter()
+            .chain([current.to_owned()])
+            .collect();
         periods.sort();
         periods.dedup();
         let mut rows = BTreeMap::new();
@@ -192,7 +192,8 @@ impl Quota {
                 ("limit", limit.map(|l| l.to_string()).unwrap_or_default()),
                 ("level", (row.used + row.reserved).to_string()),
             ];
-            nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("meter", &row.meter), &details).await?;
+            nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("meter", &row.meter), &details)
+                .await?;
         }
         Ok(())
     }

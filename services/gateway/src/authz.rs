@@ -10,7 +10,12 @@ use nitejar_proto::policy::{MethodPolicy, Scope};
 use crate::authn::Caller;
 
 /// The context of a permitted request.
-pub(crate) fn authorize(policy: &MethodPolicy, caller: &Caller, org: Option<&str>, request_id: &str) -> Result<RequestCtx> {
+pub(crate) fn authorize(
+    policy: &MethodPolicy,
+    caller: &Caller,
+    org: Option<&str>,
+    request_id: &str,
+) -> Result<RequestCtx> {
     let tenant = match policy.scope {
         Scope::Tenant => {
             let org = org.ok_or_else(|| Error::internal("a TENANT route without {org_id}"))?;
@@ -23,7 +28,10 @@ pub(crate) fn authorize(policy: &MethodPolicy, caller: &Caller, org: Option<&str
         }
         // A runner's organization comes with its token.
         Scope::Runner => caller.home.as_deref().and_then(|home| home.parse().ok()),
-        Scope::Operator => org.map(|org| org.parse::<OrgId>()).transpose().map_err(|_| Error::not_found("such organization"))?,
+        Scope::Operator => org
+            .map(|org| org.parse::<OrgId>())
+            .transpose()
+            .map_err(|_| Error::not_found("such organization"))?,
         _ => None,
     };
     let ctx = RequestCtx {

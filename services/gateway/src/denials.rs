@@ -25,13 +25,15 @@ const MOST: usize = 1000;
 /// The same refusal of the same actor is written so often a minute; more are counted and dropped.
 const A_MINUTE: u32 = 5;
 
+type Recent = HashMap<(String, String), (i64, u32)>;
+
 /// Takes refusals in.
 #[derive(Clone)]
 pub(crate) struct Denials {
     to: mpsc::Sender<AuditEvent>,
     clock: SharedClock,
     /// (actor, RPC) → (minute, how many in it).
-    recent: Arc<Mutex<HashMap<(String, String), (i64, u32)>>>,
+    recent: Arc<Mutex<Recent>>,
     dropped: Arc<AtomicU64>,
 }
 
@@ -48,12 +50,20 @@ impl Denials {
     pub(crate) fn new(audit: Upstream, clock: SharedClock) -> (Self, Recorder) {
         let (to, from) = mpsc::channel(MOST);
         let dropped = Arc::new(AtomicU64::new(0));
-        let denials = Self { to, clock: clock.clone(), recent: Arc::default(), dropped: Arc::clone(&dropped) };
+        let denials =
+            Self { to, clock: clock.clone(), recent: Arc::default(), dropped: Arc::clone(&dropped) };
         (denials, Recorder { from: Arc::new(AsyncMutex::new(from)), audit, clock, dropped })
     }
 
     /// Notes that somebody known was refused.
-    pub(crate) fn note(&self, caller: &Caller, rpc: &str, asked: Option<&str>, error: &Error, request_id: &str) {
+    pub(crate) fn note(
+        &self,
+        caller: &Caller,
+        rpc: &str,
+        asked: Option<&str>,
+        error: &Error,
+        request_id: &str,
+    ) {
         if caller.actor.kind == ActorKind::Anonymous || self.too_often(&caller.actor.id, rpc) {
             return;
         }

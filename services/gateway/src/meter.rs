@@ -147,6 +147,9 @@ impl Meter {
 }
 
 fn refused() -> Error {
-    Error::new(Code::QuotaExceeded, "The plan's API calls of this month are used up. Change the plan, or wait.")
-        .retry_after(Duration::from_secs(60))
+    Error::new(
+        Code::QuotaExceeded,
+        "The plan's API calls of this month are used up. Change the plan, or wait.",
+    )
+    .retry_after(Duration::from_secs(60))
 }

@@ -58,7 +58,10 @@ impl Metrics {
     pub(crate) fn new() -> Self {
         let meter = opentelemetry::global::meter("nitejar");
         Self {
-            requests: meter.u64_counter("http_requests").with_description("Requests by RPC and status").build(),
+            requests: meter
+                .u64_counter("http_requests")
+                .with_description("Requests by RPC and status")
+                .build(),
             seconds: meter.f64_histogram("http_request_seconds").with_unit("s").build(),
         }
     }
@@ -132,7 +135,15 @@ async fn who_where_may(
     let policy = route.policy;
     let caller: Caller = match authn::presented(headers)? {
         Some((kind, token)) => {
-            authn::resolve(&gateway.services, &*gateway.clock, request_id, kind, token, org.unwrap_or_default()).await?
+            authn::resolve(
+                &gateway.services,
+                &*gateway.clock,
+                request_id,
+                kind,
+                token,
+                org.unwrap_or_default(),
+            )
+            .await?
         }
         None if policy.scope == Scope::Public => authn::anonymous(),
         None => {
@@ -160,15 +171,22 @@ async fn read_json(http: Request, takes_body: bool) -> Result<Option<json::Node>
     let content_type = content_type.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Error::new(Code::UnsupportedMediaType, "Send the body with Content-Type: application/json."));
+        return Err(Error::new(
+            Code::UnsupportedMediaType,
+            "Send the body with Content-Type: application/json.",
+        ));
     }
-    json::parse(&body).map(Some).map_err(|why| Error::new(Code::MalformedBody, format!("The body is not JSON: {why}.")))
+    json::parse(&body)
+        .map(Some)
+        .map_err(|why| Error::new(Code::MalformedBody, format!("The body is not JSON: {why}.")))
 }
 
 /// Reads a body, and stops reading as soon as it is too large.
 pub(crate) async fn read_body(http: Request, largest: usize) -> Result<Bytes> {
-    let too_large = || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
-    let declared = http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let too_large =
+        || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
+    let declared =
+        http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
     if declared.is_some_and(|length| length > largest) {
         return Err(too_large());
     }
@@ -213,7 +231,12 @@ async fn send(
     let call = async move {
         client.ready().await?;
         let answer = tokio::time::timeout(deadline, client.unary(call, path, RawCodec)).await;
-        let late = |_| Error::new(Code::DeadlineExceeded, "It took too long; look whether it happened before you repeat it.");
+        let late = |_| {
+            Error::new(
+                Code::DeadlineExceeded,
+                "It took too long; look whether it happened before you repeat it.",
+            )
+        };
         Ok::<Bytes, Error>(answer.map_err(late)??.into_inner())
     };
     let answer = tokio::spawn(call.in_current_span()).await??;

@@ -118,15 +118,27 @@ impl Validate for Config {
         self.token.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
-        problems.check(self.runner_secret.expose().len() >= 32, "runner_secret", "must have at least 32 characters");
+        problems.check(
+            self.runner_secret.expose().len() >= 32,
+            "runner_secret",
+            "must have at least 32 characters",
+        );
         problems.check((2..=600).contains(&self.lease_seconds), "lease_seconds", "must be 2 to 600");
         problems.check((1..=86_400).contains(&self.idle_seconds), "idle_seconds", "must be 1 to 86400");
-        problems.check((1..=100_000).contains(&self.max_running_sprites), "max_running_sprites", "must be 1 to 100000");
+        problems.check(
+            (1..=100_000).contains(&self.max_running_sprites),
+            "max_running_sprites",
+            "must be 1 to 100000",
+        );
         let gateway = &self.provider.gateway;
         problems.check(gateway.starts_with("http"), "provider.gateway", "must be http(s)://host:port");
         let g = &self.github;
         if g.app_id != 0 {
-            problems.check(g.webhook_secret.expose().len() >= 16, "github.webhook_secret", "must have at least 16 characters");
+            problems.check(
+                g.webhook_secret.expose().len() >= 16,
+                "github.webhook_secret",
+                "must have at least 16 characters",
+            );
             problems.check(!g.app_slug.is_empty(), "github.app_slug", "must be the App's name in addresses");
             problems.check(!g.client_id.is_empty(), "github.client_id", "must be the App's client id");
             let key = jsonwebtoken::EncodingKey::from_rsa_pem(g.private_key.expose().as_bytes());
@@ -142,7 +154,8 @@ mod tests {
     #[test]
     fn an_app_without_a_webhook_secret_does_not_start() {
         let mut problems = Problems::default();
-        Config { github: GithubConfig { app_id: 7, ..GithubConfig::default() }, ..Config::default() }.validate(&mut problems);
+        Config { github: GithubConfig { app_id: 7, ..GithubConfig::default() }, ..Config::default() }
+            .validate(&mut problems);
         assert!(problems.to_string().contains("github.webhook_secret must have"), "{problems}");
     }
 }

@@ -64,7 +64,11 @@ impl BillingDelivery {
 }
 
 impl Deliver for BillingDelivery {
-    fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>> {
+    fn deliver<'a>(
+        &'a self,
+        ctx: &'a RequestCtx,
+        batch: &'a [OutboxMessage],
+    ) -> BoxFuture<'a, Vec<Delivery>> {
         Box::pin(async move {
             let mut results: Vec<Delivery> = Vec::with_capacity(batch.len());
             let mut keys: Vec<String> = Vec::new();

@@ -38,9 +38,15 @@ pub(crate) struct Attempt {
 
 impl Service {
     /// Ends attempts of jobs that are locked in this transaction.
-    pub(crate) async fn end_attempts(&self, tx: &mut TenantTx, ctx: &RequestCtx, attempts: Vec<Attempt>) -> Result<()> {
+    pub(crate) async fn end_attempts(
+        &self,
+        tx: &mut TenantTx,
+        ctx: &RequestCtx,
+        attempts: Vec<Attempt>,
+    ) -> Result<()> {
         let now = self.clock.now();
-        let (mut commit, mut release, mut events, mut endings) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let (mut commit, mut release, mut events, mut endings) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         let mut replies: HashMap<String, (String, String)> = HashMap::new();
         for a in attempts {
             let next = after(a.outcome, a.attempts, a.max_attempts);
@@ -58,7 +64,10 @@ impl Service {
             ];
             events.push(nitejar_db::audit::event(ctx, &*self.clock, action, ("job", &a.id), &details));
             if matches!(next.state, "completed" | "failed") && a.outcome != Outcome::Declined {
-                replies.insert(a.work_item_id, (a.id.clone(), github::reply::text(&a.output, next.state, &a.reason)));
+                replies.insert(
+                    a.work_item_id,
+                    (a.id.clone(), github::reply::text(&a.output, next.state, &a.reason)),
+                );
             }
             endings.push(Ending {
                 id: a.id,
@@ -81,7 +90,8 @@ impl Service {
         if !items.is_empty() {
             for item in work_items::by_ids(tx.conn(), &items).await? {
                 if let (Some(to), Some((job, text))) = (&item.reply_to, replies.get(&item.id)) {
-                    github::reply::push(tx.conn(), ctx, &*self.clock, &item.session_key, &to.0, job, text).await?;
+                    github::reply::push(tx.conn(), ctx, &*self.clock, &item.session_key, &to.0, job, text)
+                        .await?;
                 }
             }
         }

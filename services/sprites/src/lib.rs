@@ -41,10 +41,18 @@ pub use config::Config;
 pub const SCHEMA: Schema = Schema {
     service: "sprites",
     control: &[
-        Migration { version: 1, name: "pointers", sql: include_str!("../migrations/control/0001_pointers.sql") },
+        Migration {
+            version: 1,
+            name: "pointers",
+            sql: include_str!("../migrations/control/0001_pointers.sql"),
+        },
         Migration { version: 2, name: "github", sql: include_str!("../migrations/control/0002_github.sql") },
     ],
-    tenant: &[Migration { version: 1, name: "work", sql: include_str!("../migrations/tenant/0001_work.sql") }],
+    tenant: &[Migration {
+        version: 1,
+        name: "work",
+        sql: include_str!("../migrations/tenant/0001_work.sql"),
+    }],
 };
 
 /// What handlers and loops share.
@@ -93,7 +101,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         unsettled: Arc::default(),
         received: Arc::default(),
     };
-    let mut relay = Relay::new(db.clone(), "sprites").topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit));
+    let mut relay =
+        Relay::new(db.clone(), "sprites").topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit));
     for topic in delivery::TOPICS {
         relay = relay.topic(topic, delivery::BillingDelivery::new(billing.clone(), topic));
     }
@@ -105,10 +114,13 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .add_service(pb::work_items_server::WorkItemsServer::new(service.clone()))
         .add_service(pb::jobs_server::JobsServer::new(service.clone()))
         .add_service(pb::integrations_server::IntegrationsServer::new(service.clone()))
-        .add_service(pb::runner_server::RunnerServer::new(service.clone()).max_decoding_message_size(20 << 20))
+        .add_service(
+            pb::runner_server::RunnerServer::new(service.clone()).max_decoding_message_size(20 << 20),
+        )
         .add_service(
             // GitHub caps a webhook at 25 MB.
-            pb::sprites_internal_server::SpritesInternalServer::new(service.clone()).max_decoding_message_size(27 << 20),
+            pb::sprites_internal_server::SpritesInternalServer::new(service.clone())
+                .max_decoding_message_size(27 << 20),
         )
         .add_service(TenantsServer::new(service.clone()));
     let ready = db.clone();

@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nitejar_runtime::service::main("sprites", |config: &nitejar_sprites::Config| &config.telemetry, nitejar_sprites::bind)
+    nitejar_runtime::service::main(
+        "sprites",
+        |config: &nitejar_sprites::Config| &config.telemetry,
+        nitejar_sprites::bind,
+    )
 }

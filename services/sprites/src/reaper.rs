@@ -96,7 +96,8 @@ impl Service {
     async fn give_back_slot(&self, ctx: &RequestCtx, agent: &str) -> Result<()> {
         let mut tx = self.db.tenant(ctx).await?;
         if agents::get(tx.conn(), agent).await?.is_none() {
-            delivery::push(tx.conn(), ctx, &*self.clock, delivery::RELEASE_AGENTS, &[agent.to_owned()]).await?;
+            delivery::push(tx.conn(), ctx, &*self.clock, delivery::RELEASE_AGENTS, &[agent.to_owned()])
+                .await?;
         }
         agents::unclaim_slot(tx.conn(), agent).await?;
         tx.commit().await

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Service;
 use crate::provider::Start;
-use crate::store::sprites::{self, SpriteRow};
 use crate::store::queue;
+use crate::store::sprites::{self, SpriteRow};
 
 /// Which replica does it.
 const LEADER: i64 = 0x5350_5249;
@@ -84,7 +84,9 @@ impl Service {
             }
             match row.phase.as_str() {
                 "running" if !running.contains(&row.id) => steps.push((row, "lost")),
-                "running" if row.leased + row.queued > 0 && !(row.paused && row.leased == 0) => busy.push(row.id.clone()),
+                "running" if row.leased + row.queued > 0 && !(row.paused && row.leased == 0) => {
+                    busy.push(row.id.clone())
+                }
                 "running" if now - row.active_at > idle_after => steps.push((row, "stop")),
                 "running" => idle.push(row),
                 "provisioning" => steps.push((row, "provision")),

@@ -33,7 +33,8 @@ impl Service {
         if !work_items::insert(tx.conn(), &item).await? {
             let key = item.dedupe_key.unwrap_or_default();
             let first = work_items::by_key(tx.conn(), &key).await?;
-            let item = first.ok_or_else(|| Error::internal("a work item with this key was there a moment ago"))?;
+            let item =
+                first.ok_or_else(|| Error::internal("a work item with this key was there a moment ago"))?;
             return Ok(Intake { item, new: false });
         }
         let jobs: Vec<NewJob> = agents

@@ -55,10 +55,19 @@ impl Validate for Config {
         self.token.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
-        problems.check(MasterKey::parse(&self.master_key).is_some(), "master_key", "must be the base64 of 32 bytes");
+        problems.check(
+            MasterKey::parse(&self.master_key).is_some(),
+            "master_key",
+            "must be the base64 of 32 bytes",
+        );
         let sample = self.master_key == Secret::new(SAMPLE_MASTER_KEY);
-        problems.check(self.sandbox || !sample, "master_key", "must not be the sample key, unless sandbox = true");
-        let hashes = self.operators.values().all(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        problems.check(
+            self.sandbox || !sample,
+            "master_key",
+            "must not be the sample key, unless sandbox = true",
+        );
+        let hashes =
+            self.operators.values().all(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));
         problems.check(hashes, "operators", "must be name = SHA-256 of the key, 64 hex digits");
     }
 }

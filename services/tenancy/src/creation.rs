@@ -18,7 +18,9 @@ use crate::store::orgs::OrgsRow;
 use crate::store::{members, org, orgs, secrets, users};
 
 /// Slugs that would be taken for something of ours.
-const RESERVED: &[&str] = &["admin", "api", "app", "docs", "login", "nitejar", "operator", "platform", "settings", "support", "www"];
+const RESERVED: &[&str] = &[
+    "admin", "api", "app", "docs", "login", "nitejar", "operator", "platform", "settings", "support", "www",
+];
 
 impl Service {
     /// Creates an organization, or goes on creating it when the same person asks again.
@@ -26,8 +28,11 @@ impl Service {
         let user = ctx.require_user()?;
         settings::check_name(name)?;
         if RESERVED.contains(&slug) {
-            return Err(Error::new(Code::AlreadyExists, format!("The slug {slug} is reserved. Choose another one."))
-                .violation("/slug", "must not be reserved"));
+            return Err(Error::new(
+                Code::AlreadyExists,
+                format!("The slug {slug} is reserved. Choose another one."),
+            )
+            .violation("/slug", "must not be reserved"));
         }
         let wish = OrgsRow {
             id: OrgId::new(&*self.clock).to_string(),
@@ -42,8 +47,11 @@ impl Service {
         tx.commit().await?;
         let ours = row.created_by == user && row.state == "provisioning";
         if row.id != wish.id && !ours {
-            return Err(Error::new(Code::AlreadyExists, format!("The slug {slug} is taken. Choose another one."))
-                .violation("/slug", "must be free"));
+            return Err(Error::new(
+                Code::AlreadyExists,
+                format!("The slug {slug} is taken. Choose another one."),
+            )
+            .violation("/slug", "must be free"));
         }
         self.advance_creation(ctx, &row).await?;
         Ok(OrgsRow { state: "active".into(), ..row })
@@ -58,7 +66,9 @@ impl Service {
                 self.db.provision(&org_id).await?;
                 self.found(&ctx, row).await
             },
-            futures_util::future::join_all(self.tenants_of.iter().map(|up| self.provision_at(up, &org_id, &ctx))),
+            futures_util::future::join_all(
+                self.tenants_of.iter().map(|up| self.provision_at(up, &org_id, &ctx)),
+            ),
         )
         .await;
         own?;

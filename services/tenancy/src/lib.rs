@@ -30,7 +30,11 @@ pub use config::Config;
 /// What this service keeps.
 pub const SCHEMA: Schema = Schema {
     service: "tenancy",
-    control: &[Migration { version: 1, name: "people", sql: include_str!("../migrations/control/0001_people.sql") }],
+    control: &[Migration {
+        version: 1,
+        name: "people",
+        sql: include_str!("../migrations/control/0001_people.sql"),
+    }],
     tenant: &[Migration {
         version: 1,
         name: "organization",
@@ -59,7 +63,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer.clone())?;
     let billing = Upstream::new("billing", &config.upstreams.billing, signer)?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
-    let master = MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;
+    let master =
+        MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;
     let mut operators = BTreeMap::new();
     for (name, hash) in &config.operators {
         let hash = hex::decode(hash).ok().and_then(|h| <[u8; 32]>::try_from(h).ok());

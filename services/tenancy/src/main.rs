@@ -3,5 +3,9 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    nitejar_runtime::service::main("tenancy", |config: &nitejar_tenancy::Config| &config.telemetry, nitejar_tenancy::bind)
+    nitejar_runtime::service::main(
+        "tenancy",
+        |config: &nitejar_tenancy::Config| &config.telemetry,
+        nitejar_tenancy::bind,
+    )
 }

@@ -16,10 +16,10 @@
 mod relay;
 
 use chrono::{DateTime, Utc};
+use nitejar_common::RequestCtx;
 use nitejar_common::clock::Clock;
 use nitejar_common::error::Result;
 use nitejar_common::id::OutboxId;
-use nitejar_common::RequestCtx;
 use sqlx::{FromRow, PgConnection};
 
 use crate::errors;

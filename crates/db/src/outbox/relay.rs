@@ -45,7 +45,8 @@ pub type Delivery = Result<(), Failure>;
 /// Takes the messages of one topic to where they belong.
 pub trait Deliver: Send + Sync {
     /// Delivers a batch of one tenant (`ctx` names it; none for `control`'s own) and answers for each, in order.
-    fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>>;
+    fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage])
+    -> BoxFuture<'a, Vec<Delivery>>;
 }
 
 /// At most so many messages of a tenant at a time.
@@ -107,8 +108,14 @@ impl Relay {
             db,
             service,
             topics: HashMap::new(),
-            depth: meter.u64_gauge("outbox_depth").with_description("Pointers to outboxes with something due").build(),
-            age: meter.f64_gauge("outbox_age_seconds").with_description("How long the oldest has been due").build(),
+            depth: meter
+                .u64_gauge("outbox_depth")
+                .with_description("Pointers to outboxes with something due")
+                .build(),
+            age: meter
+                .f64_gauge("outbox_age_seconds")
+                .with_description("How long the oldest has been due")
+                .build(),
             delivered: meter.u64_counter("outbox_delivered").build(),
             failed: meter.u64_counter("outbox_failed").build(),
             dead: meter.u64_counter("outbox_dead").build(),
@@ -286,12 +293,24 @@ impl Relay {
         let next = now + failure.retry_after.unwrap_or_default().max(backoff(attempts));
         if dead {
             self.dead.add(1, labels);
-            tracing::error!(service = self.service, topic = message.topic, id = message.id, attempts,
-                detail = failure.detail, "outbox message is dead");
+            tracing::error!(
+                service = self.service,
+                topic = message.topic,
+                id = message.id,
+                attempts,
+                detail = failure.detail,
+                "outbox message is dead"
+            );
         } else {
             self.failed.add(1, labels);
-            tracing::warn!(service = self.service, topic = message.topic, id = message.id, attempts,
-                detail = failure.detail, "outbox message not taken; trying again");
+            tracing::warn!(
+                service = self.service,
+                topic = message.topic,
+                id = message.id,
+                attempts,
+                detail = failure.detail,
+                "outbox message not taken; trying again"
+            );
         }
         let detail: String = failure.detail.chars().take(500).collect();
         sqlx::query(
@@ -309,7 +328,11 @@ impl Relay {
         .map_err(errors::from_sqlx)?;
         // A dead one may hold back others no longer: they are due at once.
         let due = if dead { now } else { next };
-        sqlx::query("SELECT control.outbox_mark($1)").bind(due).execute(tx.conn()).await.map_err(errors::from_sqlx)?;
+        sqlx::query("SELECT control.outbox_mark($1)")
+            .bind(due)
+            .execute(tx.conn())
+            .await
+            .map_err(errors::from_sqlx)?;
         Ok(())
     }
 

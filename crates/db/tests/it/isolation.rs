@@ -41,8 +41,11 @@ async fn an_unbound_connection_reads_nothing_at_all() {
     let number = db.tenant(&victim).await.unwrap().number();
     for login in [db.testing_bucket_login(number), db.testing_control_login()] {
         let mut raw = sqlx::PgConnection::connect_with(&login).await.unwrap();
-        for attack in ["SELECT text FROM notes".to_owned(), format!("SELECT text FROM t_{number}.notes"),
-            format!("SET search_path = t_{number}; SELECT text FROM notes")] {
+        for attack in [
+            "SELECT text FROM notes".to_owned(),
+            format!("SELECT text FROM t_{number}.notes"),
+            format!("SET search_path = t_{number}; SELECT text FROM notes"),
+        ] {
             assert!(raw.execute(sqlx::raw_sql(AssertSqlSafe(attack.clone()))).await.is_err(), "{attack}");
         }
     }

@@ -1,5 +1,7 @@
 //! The database layer against a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod isolation;
 mod outbox;
 mod provision;

@@ -100,8 +100,11 @@ async fn a_permanent_failure_is_kept_as_dead_and_lets_the_next_pass() {
     let clock = ManualClock::new(SystemClock.now());
     let (db, _keep) = open(SCHEMA, clock.clone()).await.unwrap();
     let ctx = tenant(&db).await;
-    let receiver =
-        Arc::new(Receiver { refuse: Arc::new(Mutex::new(vec!["k"])), permanently: true, ..Receiver::default() });
+    let receiver = Arc::new(Receiver {
+        refuse: Arc::new(Mutex::new(vec!["k"])),
+        permanently: true,
+        ..Receiver::default()
+    });
     let relay = Relay::new(db.clone(), "dbtest").topic("test", receiver.clone());
     send(&db, &ctx, &clock, "k", &["poison"]).await;
     drain(&relay).await;
@@ -110,11 +113,12 @@ async fn a_permanent_failure_is_kept_as_dead_and_lets_the_next_pass() {
     drain(&relay).await;
     assert_eq!(*receiver.taken.lock().unwrap(), ["next"]);
     let mut tx = db.tenant(&ctx).await.unwrap();
-    let dead: Vec<(String, String)> =
-        sqlx::query_as("SELECT convert_from(payload, 'UTF8'), last_error FROM outbox WHERE dead_at IS NOT NULL")
-            .fetch_all(tx.conn())
-            .await
-            .unwrap();
+    let dead: Vec<(String, String)> = sqlx::query_as(
+        "SELECT convert_from(payload, 'UTF8'), last_error FROM outbox WHERE dead_at IS NOT NULL",
+    )
+    .fetch_all(tx.conn())
+    .await
+    .unwrap();
     assert_eq!(dead, [("poison".to_owned(), "no".to_owned())]);
 }
 

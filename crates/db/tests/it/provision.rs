@@ -35,7 +35,10 @@ async fn an_unknown_organization_is_not_found() {
 const NEWER: Schema = Schema {
     service: "dbtest",
     control: &[],
-    tenant: &[SCHEMA.tenant[0], Migration { version: 2, name: "more", sql: "ALTER TABLE notes ADD COLUMN more text;" }],
+    tenant: &[
+        SCHEMA.tenant[0],
+        Migration { version: 2, name: "more", sql: "ALTER TABLE notes ADD COLUMN more text;" },
+    ],
 };
 
 #[tokio::test]

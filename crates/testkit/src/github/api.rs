@@ -33,14 +33,18 @@ pub(super) async fn handle(State(shared): State<Shared>, request: Request) -> Re
     match fault.as_deref() {
         Some("reset") => return broken(),
         Some("rate_limit") => {
-            let mut response = json_response(StatusCode::FORBIDDEN, &message("You have exceeded a secondary rate limit."));
+            let mut response =
+                json_response(StatusCode::FORBIDDEN, &message("You have exceeded a secondary rate limit."));
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             return response;
         }
         Some("unauthorized") => return json_response(StatusCode::UNAUTHORIZED, &message("Bad credentials")),
         Some(status) if status.starts_with("status:") => {
             let status = status[7..].parse().ok().and_then(|s: u16| StatusCode::from_u16(s).ok());
-            return json_response(status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE), &message("Service Unavailable"));
+            return json_response(
+                status.unwrap_or(StatusCode::SERVICE_UNAVAILABLE),
+                &message("Service Unavailable"),
+            );
         }
         _ => {}
     }
@@ -71,7 +75,8 @@ fn json_response(status: StatusCode, value: &Value) -> Response {
 
 /// A body that breaks off: the client sees a broken connection.
 fn broken() -> Response {
-    let error = futures_util::stream::once(async { Err::<Bytes, _>(std::io::Error::other("the connection broke")) });
+    let error =
+        futures_util::stream::once(async { Err::<Bytes, _>(std::io::Error::other("the connection broke")) });
     let mut response = Response::new(Body::from_stream(error));
     response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from_static("9"));
     response
@@ -82,7 +87,14 @@ fn bearer(headers: &HeaderMap) -> &str {
     value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("token ")).unwrap_or_default()
 }
 
-fn route(shared: &Shared, method: &Method, path: &str, query: &str, headers: &HeaderMap, body: &[u8]) -> Answer {
+fn route(
+    shared: &Shared,
+    method: &Method,
+    path: &str,
+    query: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Answer {
     let parts: Vec<&str> = path.split('/').skip(1).collect();
     let json_body: Value = serde_json::from_slice(body).unwrap_or_default();
     match (method.as_str(), parts.as_slice()) {
@@ -122,7 +134,10 @@ fn app(shared: &Shared, headers: &HeaderMap) -> Result<(), Refusal> {
         .map_err(|_| Refusal(StatusCode::UNAUTHORIZED, "A JSON web token could not be decoded"))?;
     let (iat, exp) = (token.claims["iat"].as_i64().unwrap_or(0), token.claims["exp"].as_i64().unwrap_or(0));
     if exp - now().timestamp() > 600 || iat > now().timestamp() {
-        return Err(Refusal(StatusCode::UNAUTHORIZED, "'Expiration time' claim ('exp') is too far in the future"));
+        return Err(Refusal(
+            StatusCode::UNAUTHORIZED,
+            "'Expiration time' claim ('exp') is too far in the future",
+        ));
     }
     Ok(())
 }
@@ -155,7 +170,12 @@ fn account(login: &str) -> Value {
     for name in ["followers", "subscriptions", "organizations", "repos", "received_events"] {
         user[format!("{name}_url")] = format!("{url}/{name}").into();
     }
-    for (name, tail) in [("following", "following{/other_user}"), ("gists", "gists{/gist_id}"), ("starred", "starred{/owner}{/repo}"), ("events", "events{/privacy}")] {
+    for (name, tail) in [
+        ("following", "following{/other_user}"),
+        ("gists", "gists{/gist_id}"),
+        ("starred", "starred{/owner}{/repo}"),
+        ("events", "events{/privacy}"),
+    ] {
         user[format!("{name}_url")] = format!("{url}/{tail}").into();
     }
     user
@@ -178,7 +198,11 @@ fn installation(shared: &Shared, id: u64) -> Result<Value, Refusal> {
 /// (page, size), from 1.
 fn paging(query: &str) -> (usize, usize) {
     let get = |name: &str| {
-        query.split('&').filter_map(|p| p.split_once('=')).find(|(k, _)| *k == name).and_then(|(_, v)| v.parse().ok())
+        query
+            .split('&')
+            .filter_map(|p| p.split_once('='))
+            .find(|(k, _)| *k == name)
+            .and_then(|(_, v)| v.parse().ok())
     };
     (get("page").unwrap_or(1).max(1), get("per_page").unwrap_or(30).clamp(1, 100))
 }
@@ -195,7 +219,8 @@ fn user_installations(shared: &Shared, headers: &HeaderMap, query: &str) -> Answ
         state.installations.iter().filter(|(_, i)| i.user == *login).map(|(id, _)| *id).collect()
     };
     let total = ids.len();
-    let list: Vec<Value> = page(ids, query).into_iter().filter_map(|id| installation(shared, id).ok()).collect();
+    let list: Vec<Value> =
+        page(ids, query).into_iter().filter_map(|id| installation(shared, id).ok()).collect();
     Ok((StatusCode::OK, json!({ "total_count": total, "installations": list })))
 }
 
@@ -214,7 +239,11 @@ fn access_token(shared: &Shared, id: u64, wish: &Value) -> Answer {
         token.clone(),
         Token { installation: id, repositories: wished, expires_at: expires.timestamp() },
     );
-    let permissions = if wish["permissions"].is_object() { wish["permissions"].clone() } else { json!({ "issues": "write" }) };
+    let permissions = if wish["permissions"].is_object() {
+        wish["permissions"].clone()
+    } else {
+        json!({ "issues": "write" })
+    };
     Ok((
         StatusCode::CREATED,
         json!({ "token": token, "expires_at": expires.to_rfc3339_opts(SecondsFormat::Secs, true), "permissions": permissions,
@@ -262,7 +291,8 @@ fn list_comments(shared: &Shared, repo: &str, number: u64, query: &str) -> Answe
         let issue = state.issues.get(repo).and_then(|r| r.get(&number)).ok_or(NOT_FOUND)?;
         issue.comments.clone()
     };
-    let list: Vec<Value> = page(comments, query).iter().map(|c| comment_json(shared, repo, number, c)).collect();
+    let list: Vec<Value> =
+        page(comments, query).iter().map(|c| comment_json(shared, repo, number, c)).collect();
     Ok((StatusCode::OK, list.into()))
 }
 

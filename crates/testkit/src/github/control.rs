@@ -89,7 +89,18 @@ async fn send(shared: &Shared, event: &str, payload: &Value, id: Option<String>,
         let hex = hex::encode(mac.finalize().into_bytes());
         request = request.header("x-hub-signature-256", format!("sha256={hex}"));
     }
-    let response = request.body(body).send().await.map_err(fail)?;
+    // GitHub itself does not try again; somebody who asks for a redelivery does. So does this, while nobody answers.
+    let mut tries = 0;
+    let response = loop {
+        let attempt = request.try_clone().ok_or_else(|| fail("a body that can't be sent twice"))?;
+        match attempt.body(body.clone()).send().await {
+            Ok(response) if response.status().as_u16() < 500 => break response,
+            Ok(response) if tries >= 100 => break response,
+            Err(error) if tries >= 100 => return Err(fail(error)),
+            _ => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
+        }
+        tries += 1;
+    };
     let status = response.status().as_u16();
     let answer: Value = response.json().await.unwrap_or_default();
     Ok(Json(json!({ "delivery_id": id, "status": status, "answer": answer })))
@@ -164,7 +175,8 @@ fn place(
 }
 
 fn patch(payload: &mut Value, installation: u64, repository_id: u64, repository: &str, number: u64) {
-    payload["installation"] = json!({ "id": installation, "node_id": "MDIzOkludGVncmF0aW9uSW5zdGFsbGF0aW9uMQ==" });
+    payload["installation"] =
+        json!({ "id": installation, "node_id": "MDIzOkludGVncmF0aW9uSW5zdGFsbGF0aW9uMQ==" });
     payload["repository"]["id"] = repository_id.into();
     payload["repository"]["full_name"] = repository.into();
     payload["issue"]["number"] = number.into();

@@ -95,9 +95,10 @@ impl State {
 
     /// The fault for this request, used up once.
     pub(crate) fn take_fault(&mut self, method: &str, path: &str) -> Option<String> {
-        let found = self.faults.iter_mut().find(|f| {
-            f.times > 0 && path.contains(&f.path) && (f.method.is_empty() || f.method == method)
-        })?;
+        let found = self
+            .faults
+            .iter_mut()
+            .find(|f| f.times > 0 && path.contains(&f.path) && (f.method.is_empty() || f.method == method))?;
         found.times -= 1;
         Some(found.kind.clone())
     }
@@ -114,7 +115,9 @@ impl State {
         let issues: BTreeMap<&String, BTreeMap<u64, Vec<&Comment>>> = self
             .issues
             .iter()
-            .map(|(repo, issues)| (repo, issues.iter().map(|(n, i)| (*n, i.comments.iter().collect())).collect()))
+            .map(|(repo, issues)| {
+                (repo, issues.iter().map(|(n, i)| (*n, i.comments.iter().collect())).collect())
+            })
             .collect();
         json!({ "issues": issues })
     }

@@ -26,7 +26,9 @@ pub fn find_binaries() -> Result<Binaries> {
     let newest = found.max_by_key(|b| b.major);
     match newest {
         Some(b) if b.major >= 15 => Ok(b),
-        Some(b) => bail!("PostgreSQL {} is too old: 15 or newer is needed. apt-get install postgresql", b.major),
+        Some(b) => {
+            bail!("PostgreSQL {} is too old: 15 or newer is needed. apt-get install postgresql", b.major)
+        }
         None => bail!("there is no PostgreSQL server here. apt-get install postgresql"),
     }
 }
@@ -87,7 +89,8 @@ pub(crate) fn give_to_service_user(path: &Path) -> Result<()> {
 }
 
 fn give(path: &Path, uid: u32, gid: u32) -> Result<()> {
-    std::os::unix::fs::lchown(path, Some(uid), Some(gid)).with_context(|| format!("chown {}", path.display()))?;
+    std::os::unix::fs::lchown(path, Some(uid), Some(gid))
+        .with_context(|| format!("chown {}", path.display()))?;
     if path.is_dir() && !path.is_symlink() {
         for entry in std::fs::read_dir(path)? {
             give(&entry?.path(), uid, gid)?;

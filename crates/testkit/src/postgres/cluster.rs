@@ -58,7 +58,11 @@ impl Cluster {
         }
         let log = fs::read_to_string(dir.join("postgres.log")).unwrap_or_default();
         let tail: Vec<&str> = log.lines().rev().take(15).collect();
-        bail!("PostgreSQL did not start in {}:\n{}", dir.display(), tail.into_iter().rev().collect::<Vec<_>>().join("\n"))
+        bail!(
+            "PostgreSQL did not start in {}:\n{}",
+            dir.display(),
+            tail.into_iter().rev().collect::<Vec<_>>().join("\n")
+        )
     }
 
     /// The owner's address of a database.
@@ -121,8 +125,14 @@ fn spawn(binaries: &Binaries, dir: &Path, port: u16, durability: Durability) -> 
     // Unix socket paths have room for about 100 characters.
     set(&format!("unix_socket_directories={}", if socket.len() < 80 { socket.as_str() } else { "" }));
     if durability == Durability::Test {
-        for setting in ["fsync=off", "synchronous_commit=off", "full_page_writes=off", "autovacuum_naptime=10s",
-            "max_wal_size=4GB", "checkpoint_timeout=1h"] {
+        for setting in [
+            "fsync=off",
+            "synchronous_commit=off",
+            "full_page_writes=off",
+            "autovacuum_naptime=10s",
+            "max_wal_size=4GB",
+            "checkpoint_timeout=1h",
+        ] {
             set(setting);
         }
     }
@@ -164,12 +174,18 @@ fn stop_leftover(data: &Path) -> Result<()> {
         let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         String::from_utf8_lossy(&command).contains(&*data.to_string_lossy())
     };
-    if runs() && let Some(pid) = rustix::process::Pid::from_raw(pid) {
+    if runs()
+        && let Some(pid) = rustix::process::Pid::from_raw(pid)
+    {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
         let until = Instant::now() + Duration::from_secs(15);
         while runs() {
             if Instant::now() > until {
-                bail!("another PostgreSQL (process {}) uses {} and does not stop", pid.as_raw_nonzero(), data.display());
+                bail!(
+                    "another PostgreSQL (process {}) uses {} and does not stop",
+                    pid.as_raw_nonzero(),
+                    data.display()
+                );
             }
             std::thread::sleep(Duration::from_millis(20));
         }

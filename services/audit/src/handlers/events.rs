@@ -82,7 +82,9 @@ impl Service {
         let after = if after.is_empty() {
             0
         } else {
-            after.parse().map_err(|_| Error::invalid("/page_token", "must be a next_page_token of an earlier answer"))?
+            after.parse().map_err(|_| {
+                Error::invalid("/page_token", "must be a next_page_token of an earlier answer")
+            })?
         };
         let mut tx = self.db.tenant_read(ctx).await?;
         let found = events::list(tx.conn(), org, filter, after, size + 1).await?;
@@ -109,8 +111,9 @@ impl Service {
             }
         }
         tx.commit().await?;
-        let cut = (head != kept)
-            .then(|| (head.sequence + 1, format!("the log ends here but its head is number {}", kept.sequence)));
+        let cut = (head != kept).then(|| {
+            (head.sequence + 1, format!("the log ends here but its head is number {}", kept.sequence))
+        });
         Ok(verdict(head, cut))
     }
 }
@@ -126,7 +129,6 @@ fn verdict(head: Head, broken: Option<(i64, String)>) -> pb::VerifyAuditChainRes
         problem,
     }
 }
-
 
 fn to_pb(e: Event) -> pb::AuditEvent {
     pb::AuditEvent {

@@ -46,8 +46,7 @@ impl AuditInternal for Service {
 impl Service {
     /// Appends what is new to one chain.
     async fn append(&self, ctx: &RequestCtx, org: &str, mut list: Vec<Event>) -> Result<i64> {
-        let ctx =
-            if org.is_empty() { Self::platform_ctx(ctx) } else { ctx.clone().for_tenant(org.parse()?) };
+        let ctx = if org.is_empty() { Self::platform_ctx(ctx) } else { ctx.clone().for_tenant(org.parse()?) };
         let mut tx = self.db.tenant(&ctx).await.map_err(not_yet)?;
         let mut head = events::lock_head(tx.conn()).await?;
         let ids: Vec<String> = list.iter().map(|e| e.id.clone()).collect();

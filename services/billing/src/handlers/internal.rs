@@ -23,7 +23,10 @@ fn checked(meter: &str, keys: &[String]) -> Result<Meter> {
 
 #[tonic::async_trait]
 impl BillingInternal for Service {
-    async fn reserve(&self, request: Request<pb::ReserveRequest>) -> Result<Response<pb::ReserveResponse>, Status> {
+    async fn reserve(
+        &self,
+        request: Request<pb::ReserveRequest>,
+    ) -> Result<Response<pb::ReserveResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let meter = checked(&r.meter, &r.keys)?;
@@ -32,7 +35,8 @@ impl BillingInternal for Service {
         }
         let ttl = (!meter.is_live()).then(|| Duration::seconds(i64::from(r.ttl_seconds)));
         let decided = self.quota.reserve(&ctx, meter, &r.keys, ttl).await?;
-        let decisions = decided.allowed.into_iter().map(|(key, allowed)| pb::ReserveDecision { key, allowed });
+        let decisions =
+            decided.allowed.into_iter().map(|(key, allowed)| pb::ReserveDecision { key, allowed });
         Ok(Response::new(pb::ReserveResponse {
             decisions: decisions.collect(),
             limit: decided.limit,
@@ -40,7 +44,10 @@ impl BillingInternal for Service {
         }))
     }
 
-    async fn commit(&self, request: Request<pb::CommitRequest>) -> Result<Response<pb::CommitResponse>, Status> {
+    async fn commit(
+        &self,
+        request: Request<pb::CommitRequest>,
+    ) -> Result<Response<pb::CommitResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let meter = checked(&r.meter, &r.keys)?;
@@ -51,7 +58,10 @@ impl BillingInternal for Service {
         Ok(Response::new(pb::CommitResponse {}))
     }
 
-    async fn release(&self, request: Request<pb::ReleaseRequest>) -> Result<Response<pb::ReleaseResponse>, Status> {
+    async fn release(
+        &self,
+        request: Request<pb::ReleaseRequest>,
+    ) -> Result<Response<pb::ReleaseResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let meter = checked(&r.meter, &r.keys)?;

@@ -12,8 +12,8 @@ use crate::domain::meter::Meter;
 use crate::domain::period::Period;
 use crate::domain::quota::Level;
 use crate::quota::Quota;
-use crate::store::subscription::{self, SubscriptionRow};
 use crate::store::meters;
+use crate::store::subscription::{self, SubscriptionRow};
 
 #[tonic::async_trait]
 impl Subscriptions for Service {
@@ -28,7 +28,10 @@ impl Subscriptions for Service {
         Ok(Response::new(self.to_pb(&row)?))
     }
 
-    async fn set_plan(&self, request: Request<pb::SetPlanRequest>) -> Result<Response<pb::Subscription>, Status> {
+    async fn set_plan(
+        &self,
+        request: Request<pb::SetPlanRequest>,
+    ) -> Result<Response<pb::Subscription>, Status> {
         let ctx = ctx(&request)?;
         let id = request.into_inner().plan;
         let plan = self.quota.catalogue.newest(&id).cloned();

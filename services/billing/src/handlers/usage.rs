@@ -15,10 +15,14 @@ use crate::store::{ledger, meters};
 
 #[tonic::async_trait]
 impl Usage for Service {
-    async fn get_usage(&self, request: Request<pb::GetUsageRequest>) -> Result<Response<pb::UsageReport>, Status> {
+    async fn get_usage(
+        &self,
+        request: Request<pb::GetUsageRequest>,
+    ) -> Result<Response<pb::UsageReport>, Status> {
         let ctx = ctx(&request)?;
         let wish = request.into_inner().period;
-        let period = if wish.is_empty() { Some(Period::of(self.quota.clock.now())) } else { Period::parse(&wish) };
+        let period =
+            if wish.is_empty() { Some(Period::of(self.quota.clock.now())) } else { Period::parse(&wish) };
         let period = period.ok_or_else(|| Error::invalid("/period", "must be a month such as 2026-11"))?;
         let mut tx = self.quota.db.tenant_read(&ctx).await?;
         let plan = self.quota.plan(&mut tx).await?;

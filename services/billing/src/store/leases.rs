@@ -22,13 +22,15 @@ pub async fn open(
     granted: i64,
     expires_at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO api_leases (id, period, granted, state, expires_at) VALUES ($1, $2, $3, 'open', $4)")
-        .bind(id)
-        .bind(period)
-        .bind(granted)
-        .bind(expires_at)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO api_leases (id, period, granted, state, expires_at) VALUES ($1, $2, $3, 'open', $4)",
+    )
+    .bind(id)
+    .bind(period)
+    .bind(granted)
+    .bind(expires_at)
+    .execute(&mut *conn)
+    .await?;
     sqlx::query("SELECT control.expire_at($1)").bind(expires_at).execute(conn).await?;
     Ok(())
 }
@@ -43,11 +45,13 @@ pub async fn period(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<St
 
 /// Ends an open lease; none when there is no such open one.
 pub async fn close(conn: &mut PgConnection, id: &str, state: &str) -> sqlx::Result<Option<LeaseRow>> {
-    sqlx::query_as("UPDATE api_leases SET state = $2 WHERE id = $1 AND state = 'open' RETURNING id, period, granted")
-        .bind(id)
-        .bind(state)
-        .fetch_optional(conn)
-        .await
+    sqlx::query_as(
+        "UPDATE api_leases SET state = $2 WHERE id = $1 AND state = 'open' RETURNING id, period, granted",
+    )
+    .bind(id)
+    .bind(state)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Open leases whose time is over; at most 500.

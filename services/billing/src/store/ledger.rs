@@ -49,7 +49,12 @@ pub async fn record(
 }
 
 /// Entries after a position, oldest first.
-pub async fn list(conn: &mut PgConnection, meter: &str, after: i64, limit: i64) -> sqlx::Result<Vec<EntryRow>> {
+pub async fn list(
+    conn: &mut PgConnection,
+    meter: &str,
+    after: i64,
+    limit: i64,
+) -> sqlx::Result<Vec<EntryRow>> {
     sqlx::query_as(
         "SELECT sequence, meter, key, quantity, period, recorded_at FROM ledger \
          WHERE sequence > $1 AND ($2 = '' OR meter = $2) ORDER BY sequence LIMIT $3",

@@ -54,8 +54,10 @@ pub async fn save(conn: &mut PgConnection, period: &str, row: &MeterRow) -> sqlx
 
 /// The rows of a period and of what exists.
 pub async fn of_period(conn: &mut PgConnection, period: &str) -> sqlx::Result<Vec<MeterRow>> {
-    sqlx::query_as("SELECT meter, used, reserved, warned_at, blocked_at FROM meters WHERE period IN ($1, 'live')")
-        .bind(period)
-        .fetch_all(conn)
-        .await
+    sqlx::query_as(
+        "SELECT meter, used, reserved, warned_at, blocked_at FROM meters WHERE period IN ($1, 'live')",
+    )
+    .bind(period)
+    .fetch_all(conn)
+    .await
 }

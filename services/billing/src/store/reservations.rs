@@ -17,7 +17,11 @@ pub struct ReservationRow {
 }
 
 /// Those of these keys that there are, locked.
-pub async fn lock(conn: &mut PgConnection, meter: Meter, keys: &[String]) -> sqlx::Result<Vec<ReservationRow>> {
+pub async fn lock(
+    conn: &mut PgConnection,
+    meter: Meter,
+    keys: &[String],
+) -> sqlx::Result<Vec<ReservationRow>> {
     sqlx::query_as(
         "SELECT key, period, state FROM reservations WHERE meter = $1 AND key = ANY($2) ORDER BY key FOR UPDATE",
     )

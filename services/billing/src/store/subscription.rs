@@ -23,11 +23,18 @@ pub async fn get(conn: &mut PgConnection) -> sqlx::Result<SubscriptionRow> {
 
 /// Reads it and keeps others from changing it until the transaction ends.
 pub async fn lock(conn: &mut PgConnection) -> sqlx::Result<SubscriptionRow> {
-    sqlx::query_as("SELECT plan, plan_version, state, changed_at FROM subscription FOR UPDATE").fetch_one(conn).await
+    sqlx::query_as("SELECT plan, plan_version, state, changed_at FROM subscription FOR UPDATE")
+        .fetch_one(conn)
+        .await
 }
 
 /// Changes the plan.
-pub async fn set_plan(conn: &mut PgConnection, plan: &str, version: i32, at: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn set_plan(
+    conn: &mut PgConnection,
+    plan: &str,
+    version: i32,
+    at: DateTime<Utc>,
+) -> sqlx::Result<()> {
     sqlx::query("UPDATE subscription SET plan = $1, plan_version = $2, changed_at = $3")
         .bind(plan)
         .bind(version)

@@ -1,5 +1,7 @@
 //! Quota decisions against a real PostgreSQL.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::sync::Arc;
 
 use nitejar_billing::domain::meter::Meter;
@@ -64,9 +66,12 @@ async fn two_hundred_at_once_get_exactly_the_hundred_that_there_are() {
     let f = Arc::new(fixture().await);
     let tasks = keys(0..200).into_iter().map(|key| {
         let f = Arc::clone(&f);
-        tokio::spawn(async move { f.quota.reserve(&f.ctx, Meter::Jobs, &[key], HOUR).await.unwrap().allowed[0].1 })
+        tokio::spawn(
+            async move { f.quota.reserve(&f.ctx, Meter::Jobs, &[key], HOUR).await.unwrap().allowed[0].1 },
+        )
     });
-    let allowed = futures_util::future::join_all(tasks).await.into_iter().filter(|r| *r.as_ref().unwrap()).count();
+    let allowed =
+        futures_util::future::join_all(tasks).await.into_iter().filter(|r| *r.as_ref().unwrap()).count();
     assert_eq!(allowed, 100);
     assert_eq!(f.meter().await, (0, 100, true, true));
     assert_eq!((f.audited("quota.warning").await, f.audited("quota.blocked").await), (1, 1));
@@ -108,7 +113,10 @@ async fn agents_are_held_while_they_exist_whatever_the_month() {
     assert!(f.quota.reserve(&f.ctx, Meter::Agents, &one("agent_1"), None).await.unwrap().allowed[0].1);
     f.clock.advance(chrono::Duration::days(40));
     assert!(!f.quota.reserve(&f.ctx, Meter::Agents, &one("agent_2"), None).await.unwrap().allowed[0].1);
-    assert!(f.quota.reserve(&f.ctx, Meter::Agents, &one("agent_1"), None).await.unwrap().allowed[0].1, "repeated");
+    assert!(
+        f.quota.reserve(&f.ctx, Meter::Agents, &one("agent_1"), None).await.unwrap().allowed[0].1,
+        "repeated"
+    );
     f.quota.release(&f.ctx, Meter::Agents, &one("agent_1")).await.unwrap();
     assert!(f.quota.reserve(&f.ctx, Meter::Agents, &one("agent_2"), None).await.unwrap().allowed[0].1);
 }

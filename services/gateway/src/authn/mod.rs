@@ -39,7 +39,10 @@ pub(crate) fn anonymous() -> Caller {
 
 /// One answer for every credential that is not good: what is wrong with it is nobody's business.
 fn invalid() -> Error {
-    Error::new(Code::InvalidCredential, "This credential is not valid: it is malformed, unknown, expired or revoked.")
+    Error::new(
+        Code::InvalidCredential,
+        "This credential is not valid: it is malformed, unknown, expired or revoked.",
+    )
 }
 
 /// The presented key; none when there is no credential at all.

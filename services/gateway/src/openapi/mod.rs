@@ -15,7 +15,10 @@ use crate::transcode::routes::{Route, Routes};
 /// `GET /openapi.json`.
 pub(crate) async fn serve() -> impl IntoResponse {
     static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| document().to_string());
-    ([(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")], TEXT.as_str())
+    (
+        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")],
+        TEXT.as_str(),
+    )
 }
 
 /// The document.
@@ -118,7 +121,8 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     } else {
         let schema = schemas.object(&left);
         let required = left.iter().any(|f| crate::transcode::rules::rules(f).required);
-        operation["requestBody"] = json!({"required": required, "content": {"application/json": {"schema": schema}}});
+        operation["requestBody"] =
+            json!({"required": required, "content": {"application/json": {"schema": schema}}});
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -129,7 +133,8 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
 
 fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {
     let output = schemas.reference(&route.method.output());
-    let request_id = json!({"schema": {"type": "string"}, "description": "The request's id, to tell support."});
+    let request_id =
+        json!({"schema": {"type": "string"}, "description": "The request's id, to tell support."});
     let content = if route.method.is_server_streaming() {
         json!({"text/event-stream": {"schema": {"type": "string", "description": "Events whose data is one JSON object each."}}})
     } else {
@@ -137,7 +142,8 @@ fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value 
     };
     let mut ok = json!({"description": "Done.", "content": content, "headers": {"X-Request-Id": request_id}});
     if etag {
-        ok["headers"]["ETag"] = json!({"schema": {"type": "string"}, "description": "The version that was read or written."});
+        ok["headers"]["ETag"] =
+            json!({"schema": {"type": "string"}, "description": "The version that was read or written."});
     }
     let mut all = Map::new();
     all.insert("200".into(), ok);
@@ -187,7 +193,9 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {
         ("Members", _) if policy.audit.is_some() => codes.push(Code::LastOwner),
         (_, "AcceptInvitation") => codes.push(Code::InvitationUnusable),
-        (_, "FinishGithubInstall") => codes.extend([Code::InstallationBound, Code::PermissionDenied, Code::RateLimited]),
+        (_, "FinishGithubInstall") => {
+            codes.extend([Code::InstallationBound, Code::PermissionDenied, Code::RateLimited])
+        }
         (_, "CreateAgent") => codes.push(Code::AgentsLimit),
         ("Runner", _) => codes.push(Code::StaleLease),
         _ => {}

@@ -34,8 +34,10 @@ impl Schemas {
 
     /// An object of these fields and no others.
     pub(super) fn object(&mut self, fields: &[FieldDescriptor]) -> Value {
-        let required: Vec<&str> = fields.iter().filter(|f| rules(f).required).map(FieldDescriptor::name).collect();
-        let properties: Map<String, Value> = fields.iter().map(|f| (f.name().to_owned(), self.field(f))).collect();
+        let required: Vec<&str> =
+            fields.iter().filter(|f| rules(f).required).map(FieldDescriptor::name).collect();
+        let properties: Map<String, Value> =
+            fields.iter().map(|f| (f.name().to_owned(), self.field(f))).collect();
         let mut schema = json!({"type": "object", "additionalProperties": false, "properties": properties});
         if !required.is_empty() {
             schema["required"] = json!(required);
@@ -83,7 +85,10 @@ impl Schemas {
             Kind::String | Kind::Bytes => text(rules),
             Kind::Double | Kind::Float => json!({"type": "number"}),
             kind => {
-                let wide = matches!(kind, Kind::Int64 | Kind::Uint64 | Kind::Sint64 | Kind::Fixed64 | Kind::Sfixed64);
+                let wide = matches!(
+                    kind,
+                    Kind::Int64 | Kind::Uint64 | Kind::Sint64 | Kind::Fixed64 | Kind::Sfixed64
+                );
                 let unsigned = matches!(kind, Kind::Uint32 | Kind::Uint64 | Kind::Fixed32 | Kind::Fixed64);
                 let mut schema = json!({"type": "integer", "format": if wide { "int64" } else { "int32" }});
                 if unsigned || rules.min != 0 {

@@ -8,7 +8,10 @@ fn the_checked_in_document_is_what_the_proto_files_say() {
         std::fs::write(path, &now).unwrap();
     }
     let kept = std::fs::read_to_string(path).unwrap_or_default();
-    assert!(kept == now, "docs/openapi.json is old: run `cargo xtask openapi`, look at the difference, commit it");
+    assert!(
+        kept == now,
+        "docs/openapi.json is old: run `cargo xtask openapi`, look at the difference, commit it"
+    );
 }
 
 #[test]
@@ -31,7 +34,10 @@ fn every_operation_says_who_may_and_what_may_go_wrong() {
     assert_eq!(operations, Routes::new().iter().count());
     // Two messages of one name would silently share a schema.
     let mut names = std::collections::HashMap::new();
-    for message in nitejar_proto::POOL.all_messages().filter(|m| m.full_name().starts_with("nitejar.") && !m.is_map_entry()) {
+    for message in nitejar_proto::POOL
+        .all_messages()
+        .filter(|m| m.full_name().starts_with("nitejar.") && !m.is_map_entry())
+    {
         let other = names.insert(message.name().to_owned(), message.full_name().to_owned());
         assert_eq!(other, None, "{} is named twice", message.name());
     }

@@ -137,8 +137,13 @@ mod tests {
     #[test]
     fn numbers_keep_what_they_were() {
         let text = "[0, 18446744073709551615, -1, 1.5, 1e3]";
-        let expected =
-            [Node::Unsigned(0), Node::Unsigned(u64::MAX), Node::Signed(-1), Node::Float(1.5), Node::Float(1000.0)];
+        let expected = [
+            Node::Unsigned(0),
+            Node::Unsigned(u64::MAX),
+            Node::Signed(-1),
+            Node::Float(1.5),
+            Node::Float(1000.0),
+        ];
         assert_eq!(parse(text.as_bytes()).unwrap(), Node::List(expected.into()));
     }
 }

@@ -1,7 +1,9 @@
 //! From path, query, headers and body to a message; all that is wrong is told at once, with pointers.
 
 use nitejar_common::error::{Code, Error, Result, Violation};
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage as _, Value,
+};
 
 use super::json::Node;
 use super::routes::Route;
@@ -64,7 +66,8 @@ pub fn build(
     if reader.problems.is_empty() {
         return Ok(message);
     }
-    let mut error = Error::new(Code::InvalidArgument, "Some fields of the request are not valid; see errors.");
+    let mut error =
+        Error::new(Code::InvalidArgument, "Some fields of the request are not valid; see errors.");
     for v in reader.problems {
         error = error.violation(v.pointer, v.detail);
     }
@@ -149,7 +152,9 @@ impl Reader {
                 Some(value) => return Some(value),
                 None => "must fit its range".to_owned(),
             },
-            (kind, Node::Float(f)) if rules::is_integer(kind) && f.fract() != 0.0 => "must be a whole number".to_owned(),
+            (kind, Node::Float(f)) if rules::is_integer(kind) && f.fract() != 0.0 => {
+                "must be a whole number".to_owned()
+            }
             // What we write as a string, because it is not safe as a number, may come back as one.
             (kind @ (Kind::Int64 | Kind::Uint64), Node::Text(text)) => {
                 match text.parse().ok().and_then(|n| integer(kind, n)) {
@@ -172,7 +177,9 @@ impl Reader {
                     None
                 }
             },
-            ("google.protobuf.FieldMask", Node::Text(text)) => Some(mask_value(descriptor, text.split(',').map(str::trim))),
+            ("google.protobuf.FieldMask", Node::Text(text)) => {
+                Some(mask_value(descriptor, text.split(',').map(str::trim)))
+            }
             ("google.protobuf.Timestamp" | "google.protobuf.FieldMask", node) => {
                 self.note(pointer, &format!("must be a string, not {}", node.kind()));
                 None
@@ -193,7 +200,8 @@ impl Reader {
     fn parameter(&mut self, message: &mut DynamicMessage, key: &str, text: &str) {
         let pointer = format!("/{}", key.replace('.', "/"));
         let (head, rest) = key.split_once('.').map_or((key, None), |(h, r)| (h, Some(r)));
-        let field = message.descriptor().get_field_by_name(head).filter(|_| !self.bound.iter().any(|b| b == head));
+        let field =
+            message.descriptor().get_field_by_name(head).filter(|_| !self.bound.iter().any(|b| b == head));
         let Some(field) = field else {
             self.note(&pointer, "is not a query parameter of this request");
             return;
@@ -203,7 +211,9 @@ impl Reader {
                 Value::Message(inner) => self.parameter(inner, rest, text),
                 _ => self.note(&pointer, "is not a query parameter of this request"),
             },
-            None if message.has_field(&field) && !field.is_list() => self.note(&pointer, "must be given once"),
+            None if message.has_field(&field) && !field.is_list() => {
+                self.note(&pointer, "must be given once")
+            }
             None => self.scalar(message, &field, text, &pointer),
         }
     }
@@ -243,7 +253,9 @@ fn expected(kind: &Kind) -> &'static str {
     match kind {
         Kind::String | Kind::Bytes => "a string",
         Kind::Bool => "true or false",
-        Kind::Message(d) if d.full_name() == "google.protobuf.Timestamp" => "a time such as 2026-11-27T18:00:00Z",
+        Kind::Message(d) if d.full_name() == "google.protobuf.Timestamp" => {
+            "a time such as 2026-11-27T18:00:00Z"
+        }
         Kind::Message(_) => "an object",
         _ => "a whole number",
     }
@@ -274,7 +286,12 @@ fn set_mask(message: &mut DynamicMessage, field: &FieldDescriptor, present: Vec<
 }
 
 /// The fields that a body names, as mask paths: lists and maps as a whole, messages by their parts.
-fn leaves(descriptor: &MessageDescriptor, fields: &[(String, Node)], at: &str, bound: &[String]) -> Vec<String> {
+fn leaves(
+    descriptor: &MessageDescriptor,
+    fields: &[(String, Node)],
+    at: &str,
+    bound: &[String],
+) -> Vec<String> {
     let mut paths = Vec::new();
     for (name, node) in fields {
         let Some(field) = descriptor.get_field_by_name(name) else { continue };

@@ -139,7 +139,8 @@ mod tests {
             json_of("nitejar.tenancy.v1.Key", &key),
             r#"{"id":"key_1","name":"","prefix":"","role":"","scopes":[],"created_by":""}"#
         );
-        let plan = billing::v1::Plan { jobs_limit: Some(0), price_cents: Some(1 << 60), ..Default::default() };
+        let plan =
+            billing::v1::Plan { jobs_limit: Some(0), price_cents: Some(1 << 60), ..Default::default() };
         assert_eq!(
             json_of("nitejar.billing.v1.Plan", &plan),
             r#"{"id":"","version":0,"name":"","jobs_limit":0,"features":[],"price_cents":"1152921504606846976","currency":""}"#
@@ -170,7 +171,9 @@ mod tests {
             for _ in 0..20 {
                 let message = random(route.method.output(), &mut seed, 0);
                 let mut buffer = Vec::new();
-                message.serialize_with_options(&mut serde_json::Serializer::new(&mut buffer), &options).unwrap();
+                message
+                    .serialize_with_options(&mut serde_json::Serializer::new(&mut buffer), &options)
+                    .unwrap();
                 let reference: serde_json::Value = serde_json::from_slice(&buffer).unwrap();
                 let ours: serde_json::Value = serde_json::from_str(&to_json(&message)).unwrap();
                 assert_eq!(ours, reference, "{}", route.policy.path);
@@ -192,7 +195,9 @@ mod tests {
                 continue;
             }
             let one = |seed: &mut u64| match field.kind() {
-                Kind::String => Value::String(["", "a", "\"\\\n\u{7}\u{1f600}é"][(next(seed) % 3) as usize].into()),
+                Kind::String => {
+                    Value::String(["", "a", "\"\\\n\u{7}\u{1f600}é"][(next(seed) % 3) as usize].into())
+                }
                 Kind::Bool => Value::Bool(next(seed).is_multiple_of(2)),
                 Kind::Int32 => Value::I32(next(seed) as i32),
                 Kind::Uint32 => Value::U32(next(seed) as u32),
@@ -207,7 +212,8 @@ mod tests {
                 other => panic!("{} is {other:?}: teach the writer, and this test", field.full_name()),
             };
             if field.is_map() {
-                let map = (0..next(seed) % 3).map(|i| (MapKey::String(format!("k{i}")), Value::String("v".into())));
+                let map =
+                    (0..next(seed) % 3).map(|i| (MapKey::String(format!("k{i}")), Value::String("v".into())));
                 message.set_field(&field, Value::Map(map.collect()));
             } else if field.is_list() {
                 let list = (0..next(seed) % 3).map(|_| one(seed)).collect();

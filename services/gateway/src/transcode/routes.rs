@@ -83,10 +83,11 @@ impl Route {
             Some((path, verb)) if !verb.contains(['/', '}']) => (path, Some(verb.to_owned())),
             _ => (http.template.as_str(), None),
         };
-        let segments = path.split('/').skip(1).map(|s| match s.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
-            Some(name) => Segment::Variable(name.to_owned()),
-            None => Segment::Literal(s.to_owned()),
-        });
+        let segments =
+            path.split('/').skip(1).map(|s| match s.strip_prefix('{').and_then(|s| s.strip_suffix('}')) {
+                Some(name) => Segment::Variable(name.to_owned()),
+                None => Segment::Literal(s.to_owned()),
+            });
         Some(Self { policy, method, segments: segments.collect(), verb })
     }
 

@@ -25,7 +25,8 @@ pub fn check(message: &DynamicMessage, at: &str, problems: &mut Vec<Violation>) 
         }
         match &*message.get_field(&field) {
             Value::List(items) => {
-                if rules.max_items > 0 && items.len() > usize::try_from(rules.max_items).unwrap_or(usize::MAX) {
+                if rules.max_items > 0 && items.len() > usize::try_from(rules.max_items).unwrap_or(usize::MAX)
+                {
                     note(problems, &pointer, &format!("must have at most {} items", rules.max_items));
                 }
                 for (i, item) in items.iter().enumerate() {
@@ -102,7 +103,8 @@ pub fn rules(field: &FieldDescriptor) -> FieldRules {
 fn matches_whole(pattern: &str, text: &str) -> bool {
     static KNOWN: LazyLock<Mutex<HashMap<String, Option<Regex>>>> = LazyLock::new(Mutex::default);
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-    let regex = known.entry(pattern.to_owned()).or_insert_with(|| Regex::new(&format!("^(?:{pattern})$")).ok());
+    let regex =
+        known.entry(pattern.to_owned()).or_insert_with(|| Regex::new(&format!("^(?:{pattern})$")).ok());
     regex.as_ref().is_some_and(|r| r.is_match(text))
 }
 
@@ -110,8 +112,16 @@ fn matches_whole(pattern: &str, text: &str) -> bool {
 pub fn is_integer(kind: &Kind) -> bool {
     matches!(
         kind,
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 | Kind::Uint32 | Kind::Fixed32 | Kind::Int64 | Kind::Sint64
-            | Kind::Sfixed64 | Kind::Uint64 | Kind::Fixed64
+        Kind::Int32
+            | Kind::Sint32
+            | Kind::Sfixed32
+            | Kind::Uint32
+            | Kind::Fixed32
+            | Kind::Int64
+            | Kind::Sint64
+            | Kind::Sfixed64
+            | Kind::Uint64
+            | Kind::Fixed64
     )
 }
 
@@ -127,7 +137,11 @@ mod tests {
                 let pattern = field_rules(&field).pattern;
                 if !pattern.is_empty() {
                     seen += 1;
-                    assert!(Regex::new(&format!("^(?:{pattern})$")).is_ok(), "{}: {pattern}", field.full_name());
+                    assert!(
+                        Regex::new(&format!("^(?:{pattern})$")).is_ok(),
+                        "{}: {pattern}",
+                        field.full_name()
+                    );
                 }
             }
         }

@@ -21,7 +21,11 @@ pub fn body(upstream: Streaming<Bytes>, descriptor: MessageDescriptor, request_i
     Body::from_stream(events(upstream, descriptor, request_id).map(Ok::<Bytes, Infallible>))
 }
 
-fn events(upstream: Streaming<Bytes>, descriptor: MessageDescriptor, request_id: String) -> impl Stream<Item = Bytes> {
+fn events(
+    upstream: Streaming<Bytes>,
+    descriptor: MessageDescriptor,
+    request_id: String,
+) -> impl Stream<Item = Bytes> {
     stream::unfold(Some(upstream), move |state| {
         let (descriptor, request_id) = (descriptor.clone(), request_id.clone());
         async move {

@@ -39,7 +39,10 @@ async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Resul
     let headers = request.headers().clone();
     let signature = text(&headers, "x-hub-signature-256");
     if signature.is_empty() {
-        return Err(Error::new(Code::InvalidSignature, "A webhook must be signed: X-Hub-Signature-256 is missing."));
+        return Err(Error::new(
+            Code::InvalidSignature,
+            "A webhook must be signed: X-Hub-Signature-256 is missing.",
+        ));
     }
     let body = read_body(request, LARGEST).await?;
     let message = ReceiveGithubWebhookRequest {

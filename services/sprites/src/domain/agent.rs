@@ -80,7 +80,12 @@ impl Config {
             "config.limits.memory_mib" => self.limits.memory_mib = from.limits.memory_mib,
             "config.limits.processes" => self.limits.processes = from.limits.processes,
             "config.limits.disk_mib" => self.limits.disk_mib = from.limits.disk_mib,
-            other => return Err(Error::invalid("/update_mask", format!("must name fields that can change; {other} can't"))),
+            other => {
+                return Err(Error::invalid(
+                    "/update_mask",
+                    format!("must name fields that can change; {other} can't"),
+                ));
+            }
         }
         Ok(())
     }
@@ -136,7 +141,8 @@ mod tests {
 
     #[test]
     fn an_agent_takes_its_repositories_by_label_mention_or_opening() {
-        let signal = |opened| Signal { repository: "Octo/Repo", labels: vec!["Bug"], text: "hello @fixer", opened };
+        let signal =
+            |opened| Signal { repository: "Octo/Repo", labels: vec!["Bug"], text: "hello @fixer", opened };
         let config = |f: &dyn Fn(&mut Config)| {
             let mut c = Config::default();
             f(&mut c);

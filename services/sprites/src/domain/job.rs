@@ -86,8 +86,9 @@ mod tests {
 
     #[test]
     fn the_infrastructure_is_forgiven_five_times() {
-        let waits: Vec<_> =
-            (1..=5).map(|n| after(Outcome::Infrastructure, n, MAX_ATTEMPTS).wait.map(|w| w.num_seconds())).collect();
+        let waits: Vec<_> = (1..=5)
+            .map(|n| after(Outcome::Infrastructure, n, MAX_ATTEMPTS).wait.map(|w| w.num_seconds()))
+            .collect();
         assert_eq!(waits, [Some(1), Some(2), Some(4), Some(8), None]);
         let dead = after(Outcome::Infrastructure, 5, MAX_ATTEMPTS);
         assert_eq!((dead.state, dead.quota), ("dead", Quota::Release));

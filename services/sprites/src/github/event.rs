@@ -100,7 +100,13 @@ fn is_bot(payload: &Value) -> bool {
     payload["sender"]["type"].as_str() == Some("Bot")
 }
 
-fn base(payload: &Value, thing: &Value, event: String, dedupe_key: String, number: u64) -> Result<Work, Malformed> {
+fn base(
+    payload: &Value,
+    thing: &Value,
+    event: String,
+    dedupe_key: String,
+    number: u64,
+) -> Result<Work, Malformed> {
     let repository = &payload["repository"];
     let full_name = repository["full_name"].as_str().filter(|n| n.len() <= 140 && n.contains('/'));
     let full_name = full_name.ok_or(Malformed("no repository"))?.to_owned();
@@ -143,7 +149,8 @@ fn comment(payload: &Value) -> Result<Event, Malformed> {
     let (issue, comment) = (&payload["issue"], &payload["comment"]);
     let id = comment["id"].as_u64().ok_or(Malformed("no comment"))?;
     let number = issue["number"].as_u64().ok_or(Malformed("no number"))?;
-    let mut work = base(payload, issue, "issue_comment.created".into(), format!("github:comment:{id}"), number)?;
+    let mut work =
+        base(payload, issue, "issue_comment.created".into(), format!("github:comment:{id}"), number)?;
     // A comment counts by its own text.
     work.body = text(&comment["body"], 65_536);
     work.url = text(&comment["html_url"], 512);
@@ -156,12 +163,13 @@ fn check_run(payload: &Value) -> Result<Event, Malformed> {
     let ours = payload["repository"]["id"].as_u64();
     // Pull requests from forks are listed with the fork's own number: only this repository's count.
     let requests = run["pull_requests"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let number = requests
-        .iter()
-        .find(|p| p["base"]["repo"]["id"].as_u64() == ours)
-        .and_then(|p| p["number"].as_u64());
-    let Some(number) = number else { return Ok(Event::Ignored("the check run belongs to no pull request here")) };
-    let mut work = base(payload, run, "check_run.completed".into(), format!("github:check_run:{id}"), number)?;
+    let number =
+        requests.iter().find(|p| p["base"]["repo"]["id"].as_u64() == ours).and_then(|p| p["number"].as_u64());
+    let Some(number) = number else {
+        return Ok(Event::Ignored("the check run belongs to no pull request here"));
+    };
+    let mut work =
+        base(payload, run, "check_run.completed".into(), format!("github:check_run:{id}"), number)?;
     work.title = cut(
         &format!(
             "Check {} {}",

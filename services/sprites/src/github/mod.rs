@@ -25,14 +25,16 @@ const PAGES: u32 = 50;
 /// The API version that we speak.
 const VERSION: &str = "2022-11-28";
 
+/// (installation, repository) → token and when it ends.
+type Tokens = HashMap<(i64, u64), (Secret, DateTime<Utc>)>;
+
 /// The App.
 pub(crate) struct Github {
     config: GithubConfig,
     key: EncodingKey,
     http: reqwest::Client,
     clock: SharedClock,
-    /// (installation, repository) → token and when it ends.
-    tokens: Mutex<HashMap<(i64, u64), (Secret, DateTime<Utc>)>>,
+    tokens: Mutex<Tokens>,
 }
 
 impl Github {
@@ -52,10 +54,12 @@ impl Github {
 
     /// Whether a webhook's signature fits its body. Compared in constant time.
     pub(crate) fn signed(&self, body: &[u8], signature: &str) -> bool {
-        let Some(given) = signature.strip_prefix("sha256=").and_then(|hex_text| hex::decode(hex_text).ok()) else {
+        let Some(given) = signature.strip_prefix("sha256=").and_then(|hex_text| hex::decode(hex_text).ok())
+        else {
             return false;
         };
-        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.config.webhook_secret.expose().as_bytes()) else {
+        let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(self.config.webhook_secret.expose().as_bytes())
+        else {
             return false;
         };
         mac.update(body);
@@ -100,7 +104,10 @@ impl Github {
         // GitHub answers 200 with an error inside.
         match answer["access_token"].as_str() {
             Some(token) => Ok(Secret::new(token)),
-            None => Err(Error::new(Code::PermissionDenied, "GitHub does not accept this code. Start the install again.")),
+            None => Err(Error::new(
+                Code::PermissionDenied,
+                "GitHub does not accept this code. Start the install again.",
+            )),
         }
     }
 
@@ -158,7 +165,9 @@ impl Github {
         }
         let path = format!("/app/installations/{installation}/access_tokens");
         let body = match repository {
-            Some(id) => json!({ "repository_ids": [id], "permissions": { "issues": "write", "pull_requests": "write" } }),
+            Some(id) => {
+                json!({ "repository_ids": [id], "permissions": { "issues": "write", "pull_requests": "write" } })
+            }
             None => json!({}),
         };
         let request = self.api(Method::POST, &path, &self.app_token()?).json(&body);

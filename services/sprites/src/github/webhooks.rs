@@ -140,9 +140,16 @@ impl Service {
         Ok(if intake.new { "work" } else { "known" })
     }
 
-    async fn change_integration(&self, ctx: &RequestCtx, installation: i64, state: &str) -> Result<&'static str> {
+    async fn change_integration(
+        &self,
+        ctx: &RequestCtx,
+        installation: i64,
+        state: &str,
+    ) -> Result<&'static str> {
         let mut tx = self.db.tenant(ctx).await?;
-        let Some(found) = integrations::by_installation(tx.conn(), installation).await? else { return Ok("gone") };
+        let Some(found) = integrations::by_installation(tx.conn(), installation).await? else {
+            return Ok("gone");
+        };
         let Some(mut row) = integrations::lock(tx.conn(), &found.id).await? else { return Ok("gone") };
         state.clone_into(&mut row.state);
         integrations::save(tx.conn(), &row).await?;
@@ -152,7 +159,8 @@ impl Service {
             _ => "integration.resumed",
         };
         let details = [("by", "github".to_owned())];
-        nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("integration", &row.id), &details).await?;
+        nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("integration", &row.id), &details)
+            .await?;
         tx.commit().await?;
         Ok("done")
     }
@@ -165,7 +173,9 @@ impl Service {
             Err(error) => return Err(error),
         };
         let mut tx = self.db.tenant(ctx).await?;
-        let Some(found) = integrations::by_installation(tx.conn(), installation).await? else { return Ok("gone") };
+        let Some(found) = integrations::by_installation(tx.conn(), installation).await? else {
+            return Ok("gone");
+        };
         let Some(mut row) = integrations::lock(tx.conn(), &found.id).await? else { return Ok("gone") };
         row.repositories = Json(repositories);
         integrations::save(tx.conn(), &row).await?;

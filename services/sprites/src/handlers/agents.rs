@@ -22,7 +22,10 @@ use crate::{Service, delivery};
 
 #[tonic::async_trait]
 impl Agents for Service {
-    async fn create_agent(&self, request: Request<pb::CreateAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+    async fn create_agent(
+        &self,
+        request: Request<pb::CreateAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let now = self.clock.now();
@@ -51,8 +54,11 @@ impl Agents for Service {
             let taken = is_unique_violation(&error, "agents_handle");
             self.release_slot(&ctx, &row.id).await?;
             return Err(if taken {
-                Error::new(Code::AlreadyExists, format!("There is an agent @{} here. Choose another handle.", row.handle))
-                    .violation("/handle", "must be free")
+                Error::new(
+                    Code::AlreadyExists,
+                    format!("There is an agent @{} here. Choose another handle.", row.handle),
+                )
+                .violation("/handle", "must be free")
             } else {
                 error.into()
             }
@@ -76,14 +82,23 @@ impl Agents for Service {
         Ok(Response::new(to_pb(row.ok_or_else(|| no_agent(id))?)))
     }
 
-    async fn list_agents(&self, request: Request<pb::ListAgentsRequest>) -> Result<Response<pb::ListAgentsResponse>, Status> {
+    async fn list_agents(
+        &self,
+        request: Request<pb::ListAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (rows, next_page_token) = self.page(&ctx, r.page_size, &r.page_token).await?;
-        Ok(Response::new(pb::ListAgentsResponse { agents: rows.into_iter().map(to_pb).collect(), next_page_token }))
+        Ok(Response::new(pb::ListAgentsResponse {
+            agents: rows.into_iter().map(to_pb).collect(),
+            next_page_token,
+        }))
     }
 
-    async fn list_sprites(&self, request: Request<pb::ListSpritesRequest>) -> Result<Response<pb::ListSpritesResponse>, Status> {
+    async fn list_sprites(
+        &self,
+        request: Request<pb::ListSpritesRequest>,
+    ) -> Result<Response<pb::ListSpritesResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (rows, next_page_token) = self.page(&ctx, r.page_size, &r.page_token).await?;
@@ -91,7 +106,10 @@ impl Agents for Service {
         Ok(Response::new(pb::ListSpritesResponse { sprites, next_page_token }))
     }
 
-    async fn update_agent(&self, request: Request<pb::UpdateAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+    async fn update_agent(
+        &self,
+        request: Request<pb::UpdateAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let mask = r.update_mask.map(|m| m.paths).unwrap_or_default();
@@ -100,7 +118,9 @@ impl Agents for Service {
             .change(&ctx, &r.agent_id, "agent.updated", &[("fields", mask.join(","))], |row| {
                 for path in &mask {
                     match path.as_str() {
-                        "name" if r.name.trim().is_empty() => return Err(Error::invalid("/name", "must not be empty")),
+                        "name" if r.name.trim().is_empty() => {
+                            return Err(Error::invalid("/name", "must not be empty"));
+                        }
                         "name" => row.name.clone_from(&r.name),
                         path => row.config.apply(&config, path)?,
                     }
@@ -111,7 +131,10 @@ impl Agents for Service {
         Ok(Response::new(to_pb(row)))
     }
 
-    async fn pause_agent(&self, request: Request<pb::PauseAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+    async fn pause_agent(
+        &self,
+        request: Request<pb::PauseAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().agent_id;
         let pause = |row: &mut AgentRow| {
@@ -121,7 +144,10 @@ impl Agents for Service {
         Ok(Response::new(to_pb(self.change(&ctx, id, "agent.paused", &[], pause).await?)))
     }
 
-    async fn resume_agent(&self, request: Request<pb::ResumeAgentRequest>) -> Result<Response<pb::Agent>, Status> {
+    async fn resume_agent(
+        &self,
+        request: Request<pb::ResumeAgentRequest>,
+    ) -> Result<Response<pb::Agent>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().agent_id;
         let resume = |row: &mut AgentRow| {
@@ -134,7 +160,10 @@ impl Agents for Service {
         Ok(Response::new(to_pb(row)))
     }
 
-    async fn delete_agent(&self, request: Request<pb::DeleteAgentRequest>) -> Result<Response<pb::DeleteAgentResponse>, Status> {
+    async fn delete_agent(
+        &self,
+        request: Request<pb::DeleteAgentRequest>,
+    ) -> Result<Response<pb::DeleteAgentResponse>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().agent_id;
         let mut tx = self.db.tenant(&ctx).await?;
@@ -144,9 +173,11 @@ impl Agents for Service {
         row.state = "deleted".into();
         row.updated_at = self.clock.now();
         agents::save(tx.conn(), &row).await.map_err(Error::from)?;
-        delivery::push(tx.conn(), &ctx, &*self.clock, delivery::RELEASE_AGENTS, std::slice::from_ref(id)).await?;
+        delivery::push(tx.conn(), &ctx, &*self.clock, delivery::RELEASE_AGENTS, std::slice::from_ref(id))
+            .await?;
         let details = [("handle", row.handle)];
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "agent.deleted", ("agent", id), &details).await?;
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "agent.deleted", ("agent", id), &details)
+            .await?;
         tx.commit().await?;
         self.unsettled.notify_one();
         Ok(Response::new(pb::DeleteAgentResponse {}))
@@ -201,7 +232,13 @@ impl Service {
                 _ => {}
             }
             let details = [("state", job.state.clone()), ("reason", reason.to_owned())];
-            events.push(nitejar_db::audit::event(ctx, &*self.clock, "job.cancelled", ("job", &job.id), &details));
+            events.push(nitejar_db::audit::event(
+                ctx,
+                &*self.clock,
+                "job.cancelled",
+                ("job", &job.id),
+                &details,
+            ));
         }
         let endings = open.into_iter().map(|job| Ending {
             id: job.id,

@@ -33,7 +33,8 @@ impl Integrations for Service {
         // without an event can't be.
         let mut tx = self.db.tenant(&ctx).await?;
         let target = ("integration", "github");
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.install_started", target, &[]).await?;
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.install_started", target, &[])
+            .await?;
         tx.commit().await?;
         let mut tx = self.db.control().await?;
         github::begin_install(tx.conn(), &hash, &ctx, expires_at).await.map_err(Error::from)?;
@@ -55,12 +56,19 @@ impl Integrations for Service {
         let began = github::use_install(tx.conn(), &hash, self.clock.now()).await.map_err(Error::from)?;
         tx.commit().await?;
         let ctx = began.ok_or_else(|| {
-            Error::new(Code::Conflict, "This install link was used, or is too old. Start again from the organization.")
+            Error::new(
+                Code::Conflict,
+                "This install link was used, or is too old. Start again from the organization.",
+            )
         })?;
         // The number in the address is anybody's claim; the user's own list is proof.
         let user = app.exchange_code(&r.code).await?;
         if !app.user_installations(&user).await?.contains(&r.installation_id) {
-            return Err(Error::new(Code::PermissionDenied, "GitHub does not list this installation as yours.").into());
+            return Err(Error::new(
+                Code::PermissionDenied,
+                "GitHub does not list this installation as yours.",
+            )
+            .into());
         }
         let found = app.installation(r.installation_id).await?;
         let repositories = app.repositories(r.installation_id).await?;
@@ -75,7 +83,9 @@ impl Integrations for Service {
         };
         let mut tx = self.db.tenant(&ctx).await?;
         // The same organization connects it again: that is what it has already.
-        if let Some(known) = integrations::by_installation(tx.conn(), r.installation_id).await.map_err(Error::from)? {
+        if let Some(known) =
+            integrations::by_installation(tx.conn(), r.installation_id).await.map_err(Error::from)?
+        {
             return Ok(Response::new(to_pb(known)));
         }
         integrations::insert(tx.conn(), &row).await.map_err(|e| {
@@ -90,7 +100,8 @@ impl Integrations for Service {
         })?;
         let details = [("account", row.account.clone()), ("installation", row.installation_id.to_string())];
         let target = ("integration", row.id.as_str());
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.created", target, &details).await?;
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.created", target, &details)
+            .await?;
         tx.commit().await?;
         Ok(Response::new(to_pb(row)))
     }
@@ -124,7 +135,8 @@ impl Integrations for Service {
         integrations::save(tx.conn(), &row).await.map_err(Error::from)?;
         let details = [("account", row.account)];
         let target = ("integration", id.as_str());
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.deleted", target, &details).await?;
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.deleted", target, &details)
+            .await?;
         tx.commit().await?;
         Ok(Response::new(pb::DeleteIntegrationResponse {}))
     }
@@ -132,7 +144,9 @@ impl Integrations for Service {
 
 impl Service {
     fn github(&self) -> Result<&Arc<Github>> {
-        self.github.as_ref().ok_or_else(|| Error::new(Code::Conflict, "GitHub is not set up here: github.app_id is 0."))
+        self.github
+            .as_ref()
+            .ok_or_else(|| Error::new(Code::Conflict, "GitHub is not set up here: github.app_id is 0."))
     }
 }
 

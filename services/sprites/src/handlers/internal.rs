@@ -12,10 +12,14 @@ use crate::store::{github, sprites};
 
 #[tonic::async_trait]
 impl SpritesInternal for Service {
-    async fn resolve_runner(&self, request: Request<pb::ResolveRunnerRequest>) -> Result<Response<pb::ResolveRunnerResponse>, Status> {
+    async fn resolve_runner(
+        &self,
+        request: Request<pb::ResolveRunnerRequest>,
+    ) -> Result<Response<pb::ResolveRunnerResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
         let mut tx = self.db.control().await?;
-        let found = sprites::by_token(tx.conn(), &request.get_ref().token_sha256).await.map_err(Error::from)?;
+        let found =
+            sprites::by_token(tx.conn(), &request.get_ref().token_sha256).await.map_err(Error::from)?;
         tx.commit().await?;
         let (sprite_id, org_id) =
             found.ok_or_else(|| Error::new(Code::InvalidCredential, "This token is not valid."))?;
@@ -50,7 +54,10 @@ impl SpritesInternal for Service {
         Ok(Response::new(pb::ReceiveGithubWebhookResponse { result: result.into() }))
     }
 
-    async fn quota_changed(&self, request: Request<pb::QuotaChangedRequest>) -> Result<Response<pb::QuotaChangedResponse>, Status> {
+    async fn quota_changed(
+        &self,
+        request: Request<pb::QuotaChangedRequest>,
+    ) -> Result<Response<pb::QuotaChangedResponse>, Status> {
         let ctx = ctx(&request)?;
         only(&ctx.actor.id, "billing")?;
         self.unblock(&ctx).await?;

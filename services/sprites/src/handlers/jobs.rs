@@ -26,7 +26,10 @@ impl Jobs for Service {
         Ok(Response::new(to_pb(self.job(&ctx, &request.get_ref().job_id).await?)))
     }
 
-    async fn list_jobs(&self, request: Request<pb::ListJobsRequest>) -> Result<Response<pb::ListJobsResponse>, Status> {
+    async fn list_jobs(
+        &self,
+        request: Request<pb::ListJobsRequest>,
+    ) -> Result<Response<pb::ListJobsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let size = page::size(r.page_size, 50, 500);
@@ -36,7 +39,10 @@ impl Jobs for Service {
         let rows = jobs::list(tx.conn(), &filter, &before, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |j| j.id.clone());
-        Ok(Response::new(pb::ListJobsResponse { jobs: rows.into_iter().map(to_pb).collect(), next_page_token }))
+        Ok(Response::new(pb::ListJobsResponse {
+            jobs: rows.into_iter().map(to_pb).collect(),
+            next_page_token,
+        }))
     }
 
     async fn cancel_job(&self, request: Request<pb::CancelJobRequest>) -> Result<Response<pb::Job>, Status> {
@@ -46,9 +52,15 @@ impl Jobs for Service {
         let job = jobs::lock(tx.conn(), id).await.map_err(Error::from)?.ok_or_else(|| no_job(id))?;
         match job.state.as_str() {
             "cancelled" => {}
-            "queued" | "blocked" | "running" => self.cancel_locked(&mut tx, &ctx, vec![job], "cancelled").await?,
+            "queued" | "blocked" | "running" => {
+                self.cancel_locked(&mut tx, &ctx, vec![job], "cancelled").await?
+            }
             state => {
-                return Err(Error::new(Code::Conflict, format!("The job is {state}: there is nothing to cancel.")).into());
+                return Err(Error::new(
+                    Code::Conflict,
+                    format!("The job is {state}: there is nothing to cancel."),
+                )
+                .into());
             }
         }
         tx.commit().await?;

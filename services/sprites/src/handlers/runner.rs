@@ -24,7 +24,10 @@ use crate::store::{agents, jobs, logs, sprites, work_items};
 
 #[tonic::async_trait]
 impl Runner for Service {
-    async fn claim_jobs(&self, request: Request<pb::ClaimJobsRequest>) -> Result<Response<pb::ClaimJobsResponse>, Status> {
+    async fn claim_jobs(
+        &self,
+        request: Request<pb::ClaimJobsRequest>,
+    ) -> Result<Response<pb::ClaimJobsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (agent, _) = self.sprite(&ctx).await?;
@@ -44,31 +47,43 @@ impl Runner for Service {
         }
     }
 
-    async fn heartbeat(&self, request: Request<pb::HeartbeatRequest>) -> Result<Response<pb::HeartbeatResponse>, Status> {
+    async fn heartbeat(
+        &self,
+        request: Request<pb::HeartbeatRequest>,
+    ) -> Result<Response<pb::HeartbeatResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (agent, _) = self.sprite(&ctx).await?;
         let mut tx = self.db.tenant(&ctx).await?;
         let until = self.clock.now() + self.lease();
-        let extended = queue::extend(tx.conn(), &r.job_id, r.lease_epoch, until).await.map_err(Error::from)?;
+        let extended =
+            queue::extend(tx.conn(), &r.job_id, r.lease_epoch, until).await.map_err(Error::from)?;
         if extended.is_none() {
             let job = jobs::get(tx.conn(), &r.job_id).await.map_err(Error::from)?;
             let cancelled = job.is_some_and(|j| {
                 j.agent_id == agent && j.state == "cancelled" && j.lease_epoch == r.lease_epoch
             });
-            return if cancelled { Ok(Response::new(pb::HeartbeatResponse { cancel: true })) } else { Err(stale().into()) };
+            return if cancelled {
+                Ok(Response::new(pb::HeartbeatResponse { cancel: true }))
+            } else {
+                Err(stale().into())
+            };
         }
         tx.commit().await?;
         Ok(Response::new(pb::HeartbeatResponse { cancel: false }))
     }
 
-    async fn append_logs(&self, request: Request<pb::AppendLogsRequest>) -> Result<Response<pb::AppendLogsResponse>, Status> {
+    async fn append_logs(
+        &self,
+        request: Request<pb::AppendLogsRequest>,
+    ) -> Result<Response<pb::AppendLogsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         self.sprite(&ctx).await?;
         let count = i64::try_from(r.lines.len()).unwrap_or(0);
         let mut tx = self.db.tenant(&ctx).await?;
-        let Some((attempt, lines, bytes)) = logs::lock(tx.conn(), &r.job_id, r.lease_epoch).await.map_err(Error::from)?
+        let Some((attempt, lines, bytes)) =
+            logs::lock(tx.conn(), &r.job_id, r.lease_epoch).await.map_err(Error::from)?
         else {
             // The output of a job that was cancelled meanwhile is dropped, and its end is still to be told.
             let job = jobs::get(tx.conn(), &r.job_id).await.map_err(Error::from)?;
@@ -82,7 +97,8 @@ impl Runner for Service {
         let known = logs::last_line(tx.conn(), &r.job_id, r.lease_epoch).await.map_err(Error::from)?;
         // A batch whose answer was lost comes again: what is known of it is skipped.
         let skip = usize::try_from((known + 1 - r.first_line).max(0)).unwrap_or(0);
-        let mut new: Vec<(String, String)> = r.lines.into_iter().skip(skip).map(|l| (l.stream, l.text)).collect();
+        let mut new: Vec<(String, String)> =
+            r.lines.into_iter().skip(skip).map(|l| (l.stream, l.text)).collect();
         let mut room = MAX_LOG - bytes;
         new.retain(|(_, text)| {
             room -= i64::try_from(text.len()).unwrap_or(i64::MAX);
@@ -97,11 +113,15 @@ impl Runner for Service {
         Ok(Response::new(pb::AppendLogsResponse { next_line: r.first_line + count }))
     }
 
-    async fn complete_job(&self, request: Request<pb::CompleteJobRequest>) -> Result<Response<pb::CompleteJobResponse>, Status> {
+    async fn complete_job(
+        &self,
+        request: Request<pb::CompleteJobRequest>,
+    ) -> Result<Response<pb::CompleteJobResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (agent, _) = self.sprite(&ctx).await?;
-        let outcome = Outcome::parse(&r.outcome).ok_or_else(|| Error::invalid("/outcome", "must be a known outcome"))?;
+        let outcome = Outcome::parse(&r.outcome)
+            .ok_or_else(|| Error::invalid("/outcome", "must be a known outcome"))?;
         let mut tx = self.db.tenant(&ctx).await?;
         let job = jobs::lock(tx.conn(), &r.job_id).await.map_err(Error::from)?;
         let job = job.filter(|j| j.agent_id == agent && j.lease_epoch == r.lease_epoch).ok_or_else(stale)?;
@@ -152,7 +172,9 @@ impl Service {
     async fn claim(&self, ctx: &RequestCtx, agent: &str, most: i64) -> Result<Vec<pb::Assignment>> {
         let now = self.clock.now();
         let mut tx = self.db.tenant(ctx).await?;
-        let Some(row) = agents::get(tx.conn(), agent).await?.filter(|a| a.state == "active") else { return Ok(Vec::new()) };
+        let Some(row) = agents::get(tx.conn(), agent).await?.filter(|a| a.state == "active") else {
+            return Ok(Vec::new());
+        };
         let slots = i64::from(row.config.slots());
         let claimed = queue::claim(tx.conn(), agent, most, slots, now, now + self.lease()).await?;
         if claimed.is_empty() {
@@ -189,18 +211,29 @@ impl Service {
         Ok(assignments)
     }
 
-    async fn secrets(&self, ctx: &RequestCtx, agent: &AgentRow, c: &Claimed) -> Result<HashMap<String, String>> {
+    async fn secrets(
+        &self,
+        ctx: &RequestCtx,
+        agent: &AgentRow,
+        c: &Claimed,
+    ) -> Result<HashMap<String, String>> {
         if agent.config.secrets.is_empty() {
             return Ok(HashMap::new());
         }
         let message = OpenSecretsRequest { names: agent.config.secrets.clone(), job_id: c.id.clone() };
         let request = self.tenancy.request(&self.as_service(ctx)?, message)?;
-        Ok(TenancyInternalClient::new(self.tenancy.channel()).open_secrets(request).await?.into_inner().values)
+        Ok(TenancyInternalClient::new(self.tenancy.channel())
+            .open_secrets(request)
+            .await?
+            .into_inner()
+            .values)
     }
 
     async fn put_back(&self, ctx: &RequestCtx, c: Claimed) -> Result<()> {
         let mut tx = self.db.tenant(ctx).await?;
-        for (id, agent_id, attempts, max_attempts) in queue::lock_running(tx.conn(), &[c.id], &[c.lease_epoch]).await? {
+        for (id, agent_id, attempts, max_attempts) in
+            queue::lock_running(tx.conn(), &[c.id], &[c.lease_epoch]).await?
+        {
             let attempt = Attempt {
                 id,
                 agent_id,

@@ -12,12 +12,15 @@ use nitejar_proto::sprites::v1::work_items_server::WorkItems;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
-use crate::store::work_items::{self, WorkItemRow};
 use crate::store::agents;
+use crate::store::work_items::{self, WorkItemRow};
 
 #[tonic::async_trait]
 impl WorkItems for Service {
-    async fn create_work_item(&self, request: Request<pb::CreateWorkItemRequest>) -> Result<Response<pb::WorkItem>, Status> {
+    async fn create_work_item(
+        &self,
+        request: Request<pb::CreateWorkItemRequest>,
+    ) -> Result<Response<pb::WorkItem>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let id = WorkItemId::new(&*self.clock).to_string();
@@ -39,10 +42,16 @@ impl WorkItems for Service {
         let agent = agents::get(tx.conn(), &r.agent_id).await.map_err(Error::from)?;
         let agent = agent.ok_or_else(|| Error::not_found(format!("agent {}", r.agent_id)))?;
         if agent.config.command.is_empty() {
-            return Err(Error::new(Code::Conflict, "This agent has no command yet. Set config.command first.").into());
+            return Err(Error::new(
+                Code::Conflict,
+                "This agent has no command yet. Set config.command first.",
+            )
+            .into());
         }
         let intake = self.take_in(&mut tx, &ctx, item, &[agent.id]).await?;
-        let job_ids = work_items::jobs_of(tx.conn(), std::slice::from_ref(&intake.item.id)).await.map_err(Error::from)?;
+        let job_ids = work_items::jobs_of(tx.conn(), std::slice::from_ref(&intake.item.id))
+            .await
+            .map_err(Error::from)?;
         tx.commit().await?;
         if intake.new {
             self.taken_in();
@@ -50,7 +59,10 @@ impl WorkItems for Service {
         Ok(Response::new(to_pb(intake.item, job_ids.into_iter().map(|(_, job)| job).collect())))
     }
 
-    async fn get_work_item(&self, request: Request<pb::GetWorkItemRequest>) -> Result<Response<pb::WorkItem>, Status> {
+    async fn get_work_item(
+        &self,
+        request: Request<pb::GetWorkItemRequest>,
+    ) -> Result<Response<pb::WorkItem>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().work_item_id;
         let mut tx = self.db.tenant_read(&ctx).await?;
@@ -70,7 +82,8 @@ impl WorkItems for Service {
         let size = page::size(r.page_size, 50, 100);
         let before = page::after(&r.page_token)?;
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let rows = work_items::list(tx.conn(), &r.session_key, &before, size + 1).await.map_err(Error::from)?;
+        let rows =
+            work_items::list(tx.conn(), &r.session_key, &before, size + 1).await.map_err(Error::from)?;
         let (rows, next_page_token) = page::cut(rows, size, |w| w.id.clone());
         let ids: Vec<String> = rows.iter().map(|w| w.id.clone()).collect();
         let mut jobs: HashMap<String, Vec<String>> = HashMap::new();

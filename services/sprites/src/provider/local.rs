@@ -98,7 +98,11 @@ impl LocalProvider {
             .process_group(0)
             .kill_on_drop(false);
         // Its end is noticed by `running`; tokio takes the zombie.
-        drop(command.spawn().map_err(|e| Error::internal(format!("starting {}: {e}", self.runner.display())))?);
+        drop(
+            command
+                .spawn()
+                .map_err(|e| Error::internal(format!("starting {}: {e}", self.runner.display())))?,
+        );
         Ok(())
     }
 

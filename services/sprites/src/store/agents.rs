@@ -48,14 +48,16 @@ pub async fn insert(conn: &mut PgConnection, a: &AgentRow) -> sqlx::Result<()> {
     .bind(a.created_at)
     .execute(&mut *conn)
     .await?;
-    sqlx::query("INSERT INTO sprites (id, agent_id, state, provider, changed_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(&a.sprite_id)
-        .bind(&a.id)
-        .bind(&a.sprite_state)
-        .bind(&a.sprite_provider)
-        .bind(a.created_at)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO sprites (id, agent_id, state, provider, changed_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(&a.sprite_id)
+    .bind(&a.id)
+    .bind(&a.sprite_state)
+    .bind(&a.sprite_provider)
+    .bind(a.created_at)
+    .execute(&mut *conn)
+    .await?;
     sqlx::query("SELECT control.sprite_put($1, $2, $3, $4)")
         .bind(&a.sprite_id)
         .bind(&a.id)
@@ -89,7 +91,11 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Agen
 
 /// Living agents after an id.
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> sqlx::Result<Vec<AgentRow>> {
-    sqlx::query_as(select!("AND a.id > $1 ORDER BY a.id LIMIT $2")).bind(after).bind(limit).fetch_all(conn).await
+    sqlx::query_as(select!("AND a.id > $1 ORDER BY a.id LIMIT $2"))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(conn)
+        .await
 }
 
 /// Writes a locked agent back.
@@ -128,7 +134,10 @@ pub async fn unclaim_slot(conn: &mut PgConnection, agent: &str) -> sqlx::Result<
 }
 
 /// Slots asked for before `before` that nobody finished, in `control`: (agent, tenant number).
-pub async fn stale_claims(conn: &mut PgConnection, before: DateTime<Utc>) -> sqlx::Result<Vec<(String, i64)>> {
+pub async fn stale_claims(
+    conn: &mut PgConnection,
+    before: DateTime<Utc>,
+) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as("SELECT agent_id, tenant_number FROM agent_claims WHERE created_at < $1 LIMIT 100")
         .bind(before)
         .fetch_all(conn)

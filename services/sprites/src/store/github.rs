@@ -96,7 +96,12 @@ pub async fn lease_deliveries(
 }
 
 /// A webhook is worked off; its body is dropped.
-pub async fn finish_delivery(conn: &mut PgConnection, id: &str, result: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn finish_delivery(
+    conn: &mut PgConnection,
+    id: &str,
+    result: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
     sqlx::query("UPDATE github_deliveries SET done_at = $3, result = $2, body = NULL WHERE delivery_id = $1")
         .bind(id)
         .bind(result)

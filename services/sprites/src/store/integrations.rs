@@ -70,7 +70,10 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Inte
 }
 
 /// The one of an installation.
-pub async fn by_installation(conn: &mut PgConnection, installation: i64) -> sqlx::Result<Option<IntegrationRow>> {
+pub async fn by_installation(
+    conn: &mut PgConnection,
+    installation: i64,
+) -> sqlx::Result<Option<IntegrationRow>> {
     sqlx::query_as(select!("AND installation_id = $1")).bind(installation).fetch_optional(conn).await
 }
 

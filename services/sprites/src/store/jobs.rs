@@ -74,7 +74,12 @@ pub struct Filter {
 }
 
 /// Before an id (none: from the newest), newest first.
-pub async fn list(conn: &mut PgConnection, f: &Filter, before: &str, limit: i64) -> sqlx::Result<Vec<JobRow>> {
+pub async fn list(
+    conn: &mut PgConnection,
+    f: &Filter,
+    before: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<JobRow>> {
     sqlx::query_as(select!(
         "WHERE ($1 = '' OR agent_id = $1) AND ($2 = '' OR state = $2) AND ($3 = '' OR work_item_id = $3) \
          AND ($4 = '' OR id < $4) ORDER BY id DESC LIMIT $5"
@@ -90,8 +95,10 @@ pub async fn list(conn: &mut PgConnection, f: &Filter, before: &str, limit: i64)
 
 /// The jobs of an agent that have not ended, locked.
 pub async fn lock_open_of_agent(conn: &mut PgConnection, agent: &str) -> sqlx::Result<Vec<JobRow>> {
-    sqlx::query_as(select!("WHERE agent_id = $1 AND state IN ('queued', 'blocked', 'running') ORDER BY id FOR UPDATE"))
-        .bind(agent)
-        .fetch_all(conn)
-        .await
+    sqlx::query_as(select!(
+        "WHERE agent_id = $1 AND state IN ('queued', 'blocked', 'running') ORDER BY id FOR UPDATE"
+    ))
+    .bind(agent)
+    .fetch_all(conn)
+    .await
 }

@@ -94,7 +94,12 @@ pub struct Moved {
     pub run_at: DateTime<Utc>,
 }
 
-async fn point_moved(conn: &mut PgConnection, moved: &[Moved], kind: &str, due: Option<DateTime<Utc>>) -> sqlx::Result<()> {
+async fn point_moved(
+    conn: &mut PgConnection,
+    moved: &[Moved],
+    kind: &str,
+    due: Option<DateTime<Utc>>,
+) -> sqlx::Result<()> {
     let ids: Vec<&str> = moved.iter().map(|m| m.id.as_str()).collect();
     let agents: Vec<&str> = moved.iter().map(|m| m.agent_id.as_str()).collect();
     let dues: Vec<DateTime<Utc>> = moved.iter().map(|m| due.unwrap_or(m.run_at)).collect();
@@ -114,7 +119,11 @@ pub async fn allow(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<
 }
 
 /// Billing refused these: they wait, at the latest until the quota begins anew.
-pub async fn block(conn: &mut PgConnection, ids: &[String], until: DateTime<Utc>) -> sqlx::Result<Vec<Moved>> {
+pub async fn block(
+    conn: &mut PgConnection,
+    ids: &[String],
+    until: DateTime<Utc>,
+) -> sqlx::Result<Vec<Moved>> {
     let moved: Vec<Moved> = sqlx::query_as(
         "UPDATE jobs SET state = 'blocked', reason = 'quota_exceeded', reserved = false \
          WHERE id = ANY($1) AND state = 'queued' RETURNING id, agent_id, run_at",

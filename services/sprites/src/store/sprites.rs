@@ -97,7 +97,11 @@ pub async fn set_starting(
 
 /// Notes that Sprites have something to do.
 pub async fn touch(conn: &mut PgConnection, ids: &[String], now: DateTime<Utc>) -> sqlx::Result<()> {
-    sqlx::query("UPDATE sprites SET active_at = $2 WHERE id = ANY($1)").bind(ids).bind(now).execute(conn).await?;
+    sqlx::query("UPDATE sprites SET active_at = $2 WHERE id = ANY($1)")
+        .bind(ids)
+        .bind(now)
+        .execute(conn)
+        .await?;
     Ok(())
 }
 
@@ -122,11 +126,20 @@ pub async fn by_token(conn: &mut PgConnection, sha256: &[u8]) -> sqlx::Result<Op
 
 /// What a runner needs to know of its Sprite: (agent, phase).
 pub async fn of_runner(conn: &mut PgConnection, sprite: &str) -> sqlx::Result<Option<(String, String)>> {
-    sqlx::query_as("SELECT agent_id, phase FROM sprites WHERE id = $1").bind(sprite).fetch_optional(conn).await
+    sqlx::query_as("SELECT agent_id, phase FROM sprites WHERE id = $1")
+        .bind(sprite)
+        .fetch_optional(conn)
+        .await
 }
 
 /// Shows the tenant the new state.
-pub async fn show(conn: &mut PgConnection, id: &str, state: &str, reason: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
+pub async fn show(
+    conn: &mut PgConnection,
+    id: &str,
+    state: &str,
+    reason: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE sprites SET state = $2, reason = $3, changed_at = $4 WHERE id = $1 AND (state, reason) <> ($2, $3)",
     )

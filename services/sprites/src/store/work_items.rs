@@ -79,13 +79,20 @@ pub async fn by_ids(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec
 }
 
 /// Before an id (none: from the newest), newest first.
-pub async fn list(conn: &mut PgConnection, session: &str, before: &str, limit: i64) -> sqlx::Result<Vec<WorkItemRow>> {
-    sqlx::query_as(select!("WHERE ($1 = '' OR session_key = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3"))
-        .bind(session)
-        .bind(before)
-        .bind(limit)
-        .fetch_all(conn)
-        .await
+pub async fn list(
+    conn: &mut PgConnection,
+    session: &str,
+    before: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<WorkItemRow>> {
+    sqlx::query_as(select!(
+        "WHERE ($1 = '' OR session_key = $1) AND ($2 = '' OR id < $2) ORDER BY id DESC LIMIT $3"
+    ))
+    .bind(session)
+    .bind(before)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
 }
 
 /// The jobs of work items: (work item, job).

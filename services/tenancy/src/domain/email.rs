@@ -7,7 +7,11 @@ pub fn normalized(text: &str, pointer: &str) -> Result<String> {
     let email = text.trim().to_lowercase();
     let plain = !email.chars().any(|c| c.is_whitespace() || c.is_control());
     let parts = email.split_once('@').filter(|(user, host)| {
-        !user.is_empty() && user.len() <= 64 && !host.contains('@') && host.contains('.') && !host.starts_with('.')
+        !user.is_empty()
+            && user.len() <= 64
+            && !host.contains('@')
+            && host.contains('.')
+            && !host.starts_with('.')
             && !host.ends_with('.')
     });
     if plain && email.len() <= 254 && parts.is_some() {

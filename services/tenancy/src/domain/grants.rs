@@ -20,7 +20,9 @@ pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
 pub fn may_take(ctx: &RequestCtx, role: Role) -> Result<()> {
     match (ctx.role, role) {
         (Some(Role::Owner), _) => Ok(()),
-        (_, Role::Owner) => Err(Error::new(Code::PermissionDenied, "Only an owner changes or removes an owner.")),
+        (_, Role::Owner) => {
+            Err(Error::new(Code::PermissionDenied, "Only an owner changes or removes an owner."))
+        }
         _ => Ok(()),
     }
 }
@@ -76,7 +78,13 @@ mod tests {
         assert!(key_scopes(&narrow, Role::Admin, &scopes(&["agents.write"])).is_err());
         let wide = ctx(Role::Admin, None);
         assert!(key_scopes(&wide, Role::Admin, &[]).is_ok());
-        assert_eq!(key_scopes(&wide, Role::Viewer, &scopes(&["jobs.run"])).unwrap_err().code(), Code::InvalidArgument);
-        assert_eq!(key_scopes(&wide, Role::Viewer, &scopes(&["nonsense"])).unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            key_scopes(&wide, Role::Viewer, &scopes(&["jobs.run"])).unwrap_err().code(),
+            Code::InvalidArgument
+        );
+        assert_eq!(
+            key_scopes(&wide, Role::Viewer, &scopes(&["nonsense"])).unwrap_err().code(),
+            Code::InvalidArgument
+        );
     }
 }

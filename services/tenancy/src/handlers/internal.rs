@@ -1,6 +1,7 @@
 //! What other services ask.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
@@ -39,7 +40,8 @@ impl TenancyInternal for Service {
         }
         let now = self.clock.now();
         let mut tx = self.db.control().await?;
-        let found = credentials::resolve(tx.conn(), &r.key_sha256, &r.org_id, now).await.map_err(Error::from)?;
+        let found =
+            credentials::resolve(tx.conn(), &r.key_sha256, &r.org_id, now).await.map_err(Error::from)?;
         tx.commit().await?;
         let row = found.ok_or_else(|| Error::new(Code::InvalidCredential, "This key is not valid."))?;
         if row.last_used_at.is_none_or(|at| now - at > chrono::Duration::minutes(1)) {
@@ -64,12 +66,15 @@ impl TenancyInternal for Service {
         let mut keys = HashMap::new();
         let mut values = HashMap::new();
         for row in rows {
-            if !keys.contains_key(&row.data_key) {
-                let wrapped = secrets::data_key(tx.conn(), row.data_key).await.map_err(Error::from)?;
-                keys.insert(row.data_key, self.master.unwrap_data_key(org, &wrapped)?);
-            }
+            let key = match keys.entry(row.data_key) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => {
+                    let wrapped = secrets::data_key(tx.conn(), row.data_key).await.map_err(Error::from)?;
+                    new.insert(self.master.unwrap_data_key(org, &wrapped)?)
+                }
+            };
             let place = Place { org, name: &row.name, version: row.version };
-            let value = keys[&row.data_key].open(&row.ciphertext, place)?;
+            let value = key.open(&row.ciphertext, place)?;
             values.insert(row.name, value.expose().to_owned());
         }
         if !values.is_empty() {

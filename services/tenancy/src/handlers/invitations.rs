@@ -45,15 +45,19 @@ impl Invitations for Service {
         invitations::revoke_expired(tx.conn(), &row.email, now).await.map_err(Error::from)?;
         invitations::insert(tx.conn(), &row, &key::sha256(token.expose())).await.map_err(|e| {
             if is_unique_violation(&e, "invitations_pending") {
-                Error::new(Code::AlreadyExists, "This address has a pending invitation. Revoke it to send another one.")
-                    .violation("/email", "must have no pending invitation")
+                Error::new(
+                    Code::AlreadyExists,
+                    "This address has a pending invitation. Revoke it to send another one.",
+                )
+                .violation("/email", "must have no pending invitation")
             } else {
                 e.into()
             }
         })?;
         let details = [("email", row.email.clone()), ("role", row.role.clone())];
         let target = ("invitation", row.id.as_str());
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.created", target, &details).await?;
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.created", target, &details)
+            .await?;
         tx.commit().await?;
         Ok(Response::new(pb::CreateInvitationResponse {
             invitation: Some(to_pb(row)),
@@ -70,7 +74,8 @@ impl Invitations for Service {
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let rows = invitations::pending(tx.conn(), self.clock.now(), &after, size + 1).await.map_err(Error::from)?;
+        let rows =
+            invitations::pending(tx.conn(), self.clock.now(), &after, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |i| i.id.clone());
         let invitations = rows.into_iter().map(to_pb).collect();
@@ -87,13 +92,16 @@ impl Invitations for Service {
         let row = invitations::lock(tx.conn(), id).await.map_err(Error::from)?;
         let row = row.ok_or_else(|| Error::not_found(format!("invitation {id}")))?;
         if row.state == "accepted" {
-            return Err(Error::new(Code::Conflict, "It was accepted already. Remove the member instead.").into());
+            return Err(
+                Error::new(Code::Conflict, "It was accepted already. Remove the member instead.").into()
+            );
         }
         if row.state == "pending" {
             invitations::end(tx.conn(), id, "revoked", None).await.map_err(Error::from)?;
             let details = [("email", row.email)];
             let target = ("invitation", id.as_str());
-            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.revoked", target, &details).await?;
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.revoked", target, &details)
+                .await?;
         }
         tx.commit().await?;
         Ok(Response::new(pb::RevokeInvitationResponse {}))
@@ -108,11 +116,13 @@ impl Invitations for Service {
         let hash = key::sha256(&request.get_ref().token);
         let unknown = || Error::not_found("invitation with this token");
         let mut control = self.db.control().await?;
-        let org = invitations::org_of(control.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
+        let org =
+            invitations::org_of(control.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
         control.commit().await?;
         let ctx = ctx.for_tenant(org.parse().map_err(Error::from)?);
         let mut tx = self.db.tenant(&ctx).await?;
-        let row = invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
+        let row =
+            invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
         // Who holds the token but not the address learns no more than that it is not theirs.
         if row.email != user.email {
             return Err(unknown().into());
@@ -121,19 +131,37 @@ impl Invitations for Service {
         let again = row.state == "accepted" && row.accepted_by.as_deref() == Some(&user.id);
         let usable = row.state == "pending" && row.expires_at > now;
         if !again && !usable {
-            return Err(Error::new(Code::InvitationUnusable, "It was revoked, used or has expired. Ask for a new one.").into());
+            return Err(Error::new(
+                Code::InvitationUnusable,
+                "It was revoked, used or has expired. Ask for a new one.",
+            )
+            .into());
         }
-        let member = MemberRow { user_id: user.id, email: user.email, name: user.name, role: row.role.clone(), joined_at: now };
+        let member = MemberRow {
+            user_id: user.id,
+            email: user.email,
+            name: user.name,
+            role: row.role.clone(),
+            joined_at: now,
+        };
         let member = if again {
-            crate::store::members::lock(tx.conn(), &member.user_id).await.map_err(Error::from)?.ok_or_else(unknown)?
+            crate::store::members::lock(tx.conn(), &member.user_id)
+                .await
+                .map_err(Error::from)?
+                .ok_or_else(unknown)?
         } else {
             if !crate::store::members::insert(tx.conn(), &member).await.map_err(Error::from)? {
-                return Err(Error::new(Code::Conflict, "You are a member of this organization already.").into());
+                return Err(
+                    Error::new(Code::Conflict, "You are a member of this organization already.").into()
+                );
             }
-            invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id)).await.map_err(Error::from)?;
+            invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id))
+                .await
+                .map_err(Error::from)?;
             let details = [("role", row.role)];
             let target = ("invitation", row.id.as_str());
-            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.accepted", target, &details).await?;
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.accepted", target, &details)
+                .await?;
             member
         };
         tx.commit().await?;

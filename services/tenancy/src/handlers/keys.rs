@@ -18,7 +18,10 @@ use crate::store::keys::{self, KeyRow};
 
 #[tonic::async_trait]
 impl Keys for Service {
-    async fn create_key(&self, request: Request<pb::CreateKeyRequest>) -> Result<Response<pb::CreateKeyResponse>, Status> {
+    async fn create_key(
+        &self,
+        request: Request<pb::CreateKeyRequest>,
+    ) -> Result<Response<pb::CreateKeyResponse>, Status> {
         let ctx = ctx(&request)?;
         let mut r = request.into_inner();
         let role = Role::parse(&r.role).filter(|role| *role != Role::Owner);
@@ -41,7 +44,8 @@ impl Keys for Service {
         };
         let mut tx = self.db.tenant(&ctx).await?;
         keys::insert(tx.conn(), &row, &key::sha256(secret.expose())).await.map_err(Error::from)?;
-        let details = [("name", row.name.clone()), ("role", row.role.clone()), ("scopes", row.scopes.join(","))];
+        let details =
+            [("name", row.name.clone()), ("role", row.role.clone()), ("scopes", row.scopes.join(","))];
         let target = ("key", row.id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "key.created", target, &details).await?;
         tx.commit().await?;
@@ -51,7 +55,10 @@ impl Keys for Service {
         }))
     }
 
-    async fn list_keys(&self, request: Request<pb::ListKeysRequest>) -> Result<Response<pb::ListKeysResponse>, Status> {
+    async fn list_keys(
+        &self,
+        request: Request<pb::ListKeysRequest>,
+    ) -> Result<Response<pb::ListKeysResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let size = page::size(r.page_size, 50, 100);
@@ -64,7 +71,10 @@ impl Keys for Service {
         Ok(Response::new(pb::ListKeysResponse { keys, next_page_token }))
     }
 
-    async fn revoke_key(&self, request: Request<pb::RevokeKeyRequest>) -> Result<Response<pb::RevokeKeyResponse>, Status> {
+    async fn revoke_key(
+        &self,
+        request: Request<pb::RevokeKeyRequest>,
+    ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().key_id;
         let mut tx = self.db.tenant(&ctx).await?;

@@ -29,10 +29,16 @@ impl Members for Service {
         let rows = members::list(tx.conn(), &after, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |m| m.user_id.clone());
-        Ok(Response::new(pb::ListMembersResponse { members: rows.into_iter().map(to_pb).collect(), next_page_token }))
+        Ok(Response::new(pb::ListMembersResponse {
+            members: rows.into_iter().map(to_pb).collect(),
+            next_page_token,
+        }))
     }
 
-    async fn update_member(&self, request: Request<pb::UpdateMemberRequest>) -> Result<Response<pb::Member>, Status> {
+    async fn update_member(
+        &self,
+        request: Request<pb::UpdateMemberRequest>,
+    ) -> Result<Response<pb::Member>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let role = parse_role(&r.role)?;
@@ -43,7 +49,8 @@ impl Members for Service {
             let details = [("from", row.role.clone()), ("to", role.as_str().to_owned())];
             members::set_role(tx.conn(), &row.user_id, role.as_str()).await.map_err(Error::from)?;
             let target = ("member", row.user_id.as_str());
-            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "member.role_changed", target, &details).await?;
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "member.role_changed", target, &details)
+                .await?;
             role.as_str().clone_into(&mut row.role);
         }
         tx.commit().await?;
@@ -59,7 +66,10 @@ impl Members for Service {
         Ok(Response::new(pb::RemoveMemberResponse {}))
     }
 
-    async fn leave_org(&self, request: Request<pb::LeaveOrgRequest>) -> Result<Response<pb::LeaveOrgResponse>, Status> {
+    async fn leave_org(
+        &self,
+        request: Request<pb::LeaveOrgRequest>,
+    ) -> Result<Response<pb::LeaveOrgResponse>, Status> {
         let ctx = ctx(&request)?;
         let user = ctx.require_user()?.to_owned();
         self.end_membership(&ctx, &user, "member.left").await?;
@@ -80,7 +90,12 @@ impl Service {
 
 /// The member, locked, after the two rules that every end of a role must keep: only an owner takes ownership away (from
 /// others), and the last owner stays one. The owners are locked first, so that two can't leave at the same time.
-async fn ending_membership(tx: &mut TenantTx, ctx: &RequestCtx, user: &str, stays_owner: bool) -> Result<MemberRow> {
+async fn ending_membership(
+    tx: &mut TenantTx,
+    ctx: &RequestCtx,
+    user: &str,
+    stays_owner: bool,
+) -> Result<MemberRow> {
     let owners = members::lock_owners(tx.conn()).await?;
     let row = members::lock(tx.conn(), user).await?;
     let row = row.ok_or_else(|| Error::not_found(format!("member {user}")))?;
@@ -102,5 +117,11 @@ pub(crate) fn parse_role(name: &str) -> Result<Role> {
 }
 
 pub(crate) fn to_pb(m: MemberRow) -> pb::Member {
-    pb::Member { user_id: m.user_id, email: m.email, name: m.name, role: m.role, joined_at: Some(to_proto(m.joined_at)) }
+    pb::Member {
+        user_id: m.user_id,
+        email: m.email,
+        name: m.name,
+        role: m.role,
+        joined_at: Some(to_proto(m.joined_at)),
+    }
 }

@@ -26,13 +26,17 @@ impl Orgs for Service {
         Ok(Response::new(self.read(&ctx).await?))
     }
 
-    async fn list_orgs(&self, request: Request<pb::ListOrgsRequest>) -> Result<Response<pb::ListOrgsResponse>, Status> {
+    async fn list_orgs(
+        &self,
+        request: Request<pb::ListOrgsRequest>,
+    ) -> Result<Response<pb::ListOrgsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
         let mut tx = self.db.control().await?;
-        let rows = orgs::of_user(tx.conn(), ctx.require_user()?, &after, size + 1).await.map_err(Error::from)?;
+        let rows =
+            orgs::of_user(tx.conn(), ctx.require_user()?, &after, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |(id, _)| id.clone());
         let mut list = Vec::with_capacity(rows.len());
@@ -54,22 +58,33 @@ impl Orgs for Service {
         let mut tx = self.db.tenant(&ctx).await?;
         let mut row = org::lock(tx.conn()).await.map_err(Error::from)?;
         if !r.etag.is_empty() && r.etag != etag(row.version) {
-            return Err(Error::new(Code::EtagMismatch, "It changed since you read it. Read it again, then repeat.").into());
+            return Err(Error::new(
+                Code::EtagMismatch,
+                "It changed since you read it. Read it again, then repeat.",
+            )
+            .into());
         }
         let mask = r.update_mask.map(|m| m.paths).unwrap_or_default();
         let wish = Editable {
             name: r.name,
-            settings: r.settings.map(|s| Settings {
-                timezone: s.timezone,
-                billing_email: s.billing_email,
-                job_timeout_seconds: s.job_timeout_seconds,
-            }).unwrap_or_default(),
+            settings: r
+                .settings
+                .map(|s| Settings {
+                    timezone: s.timezone,
+                    billing_email: s.billing_email,
+                    job_timeout_seconds: s.job_timeout_seconds,
+                })
+                .unwrap_or_default(),
         };
         let before = Editable { name: row.name.clone(), settings: row.settings.0.clone() };
         let mut after = before.clone();
         after.apply(&wish, &mask)?;
         if after != before {
-            row = OrgRow { name: after.name, settings: sqlx::types::Json(after.settings), version: row.version + 1 };
+            row = OrgRow {
+                name: after.name,
+                settings: sqlx::types::Json(after.settings),
+                version: row.version + 1,
+            };
             org::save(tx.conn(), &row).await.map_err(Error::from)?;
             let details = [("fields", mask.join(","))];
             let target = ("org", ctx.tenant()?.as_str());

@@ -15,7 +15,10 @@ use crate::store::secrets::{self, SecretRow};
 
 #[tonic::async_trait]
 impl Secrets for Service {
-    async fn set_secret(&self, request: Request<pb::SetSecretRequest>) -> Result<Response<pb::Secret>, Status> {
+    async fn set_secret(
+        &self,
+        request: Request<pb::SetSecretRequest>,
+    ) -> Result<Response<pb::Secret>, Status> {
         let ctx = ctx(&request)?;
         let pb::SetSecretRequest { name, value, .. } = request.into_inner();
         let value = Secret::new(value);
@@ -53,7 +56,10 @@ impl Secrets for Service {
         let rows = secrets::list(tx.conn(), &after, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |s| s.name.clone());
-        Ok(Response::new(pb::ListSecretsResponse { secrets: rows.into_iter().map(to_pb).collect(), next_page_token }))
+        Ok(Response::new(pb::ListSecretsResponse {
+            secrets: rows.into_iter().map(to_pb).collect(),
+            next_page_token,
+        }))
     }
 
     async fn delete_secret(

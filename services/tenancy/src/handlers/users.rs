@@ -17,7 +17,10 @@ use crate::store::users::{self, UserRow};
 
 #[tonic::async_trait]
 impl Users for Service {
-    async fn create_user(&self, request: Request<pb::CreateUserRequest>) -> Result<Response<pb::User>, Status> {
+    async fn create_user(
+        &self,
+        request: Request<pb::CreateUserRequest>,
+    ) -> Result<Response<pb::User>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         settings::check_name(&r.name)?;
@@ -59,7 +62,9 @@ impl Users for Service {
         let id = KeyId::new(&*self.clock).to_string();
         let mut tx = self.db.control().await?;
         let hash = key::sha256(secret.expose());
-        credentials::insert_personal(tx.conn(), &hash, &id, &r.name, &user.id, expires_at).await.map_err(Error::from)?;
+        credentials::insert_personal(tx.conn(), &hash, &id, &r.name, &user.id, expires_at)
+            .await
+            .map_err(Error::from)?;
         let details = [("user", user.id.clone()), ("name", r.name.clone())];
         self.audit_platform(tx.conn(), &ctx, "user_key.created", ("key", &id), &details).await?;
         tx.commit().await?;

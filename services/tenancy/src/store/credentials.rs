@@ -59,19 +59,25 @@ pub async fn insert_personal(
     user_id: &str,
     expires_at: Option<DateTime<Utc>>,
 ) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO credentials (sha256, key_id, name, user_id, expires_at) VALUES ($1, $2, $3, $4, $5)")
-        .bind(sha256.as_slice())
-        .bind(key_id)
-        .bind(name)
-        .bind(user_id)
-        .bind(expires_at)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO credentials (sha256, key_id, name, user_id, expires_at) VALUES ($1, $2, $3, $4, $5)",
+    )
+    .bind(sha256.as_slice())
+    .bind(key_id)
+    .bind(name)
+    .bind(user_id)
+    .bind(expires_at)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
 /// Notes a use.
 pub async fn touch(conn: &mut PgConnection, key_id: &str, at: DateTime<Utc>) -> sqlx::Result<()> {
-    sqlx::query("UPDATE credentials SET last_used_at = $2 WHERE key_id = $1").bind(key_id).bind(at).execute(conn).await?;
+    sqlx::query("UPDATE credentials SET last_used_at = $2 WHERE key_id = $1")
+        .bind(key_id)
+        .bind(at)
+        .execute(conn)
+        .await?;
     Ok(())
 }

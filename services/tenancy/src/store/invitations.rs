@@ -23,7 +23,11 @@ pub struct InvitationRow {
 }
 
 /// Adds one.
-pub async fn insert(conn: &mut PgConnection, row: &InvitationRow, token_sha256: &[u8; 32]) -> sqlx::Result<()> {
+pub async fn insert(
+    conn: &mut PgConnection,
+    row: &InvitationRow,
+    token_sha256: &[u8; 32],
+) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at) \
          VALUES ($1, $2, $3, $4, 'pending', $5, $6)",
@@ -59,7 +63,10 @@ pub async fn org_of(conn: &mut PgConnection, token_sha256: &[u8; 32]) -> sqlx::R
 }
 
 /// The invitation of a token, locked.
-pub async fn lock_by_token(conn: &mut PgConnection, token_sha256: &[u8; 32]) -> sqlx::Result<Option<InvitationRow>> {
+pub async fn lock_by_token(
+    conn: &mut PgConnection,
+    token_sha256: &[u8; 32],
+) -> sqlx::Result<Option<InvitationRow>> {
     sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE token_sha256 = $1 FOR UPDATE")
         .bind(token_sha256.as_slice())
         .fetch_optional(conn)
@@ -87,7 +94,12 @@ pub async fn pending(
 }
 
 /// Ends one.
-pub async fn end(conn: &mut PgConnection, id: &str, state: &str, accepted_by: Option<&str>) -> sqlx::Result<()> {
+pub async fn end(
+    conn: &mut PgConnection,
+    id: &str,
+    state: &str,
+    accepted_by: Option<&str>,
+) -> sqlx::Result<()> {
     sqlx::query("UPDATE invitations SET state = $2, accepted_by = $3 WHERE id = $1")
         .bind(id)
         .bind(state)

@@ -70,7 +70,10 @@ pub async fn list(
     .await?;
     let ids: Vec<&str> = rows.iter().map(|k| k.id.as_str()).collect();
     let used: Vec<(String, Option<DateTime<Utc>>)> =
-        sqlx::query_as("SELECT key_id, last_used_at FROM control.keys_last_used($1)").bind(&ids).fetch_all(conn).await?;
+        sqlx::query_as("SELECT key_id, last_used_at FROM control.keys_last_used($1)")
+            .bind(&ids)
+            .fetch_all(conn)
+            .await?;
     let used: std::collections::HashMap<_, _> = used.into_iter().collect();
     Ok(rows.into_iter().map(|k| (used.get(&k.id).copied().flatten(), k)).map(|(at, k)| (k, at)).collect())
 }
@@ -86,6 +89,7 @@ pub async fn revoke(conn: &mut PgConnection, id: &str, at: DateTime<Utc>) -> sql
         sqlx::query("SELECT control.key_revoke($1, $2)").bind(id).bind(at).execute(conn).await?;
         return Ok(Some(true));
     }
-    let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM keys WHERE id = $1)").bind(id).fetch_one(conn).await?;
+    let exists: bool =
+        sqlx::query_scalar("SELECT EXISTS (SELECT FROM keys WHERE id = $1)").bind(id).fetch_one(conn).await?;
     Ok(exists.then_some(false))
 }

@@ -70,7 +70,11 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> sqlx::Res
 
 /// Gives a role.
 pub async fn set_role(conn: &mut PgConnection, user: &str, role: &str) -> sqlx::Result<()> {
-    sqlx::query("UPDATE members SET role = $2 WHERE user_id = $1").bind(user).bind(role).execute(&mut *conn).await?;
+    sqlx::query("UPDATE members SET role = $2 WHERE user_id = $1")
+        .bind(user)
+        .bind(role)
+        .execute(&mut *conn)
+        .await?;
     put_copy(conn, user, role).await
 }
 

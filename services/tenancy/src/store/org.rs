@@ -18,11 +18,12 @@ pub struct OrgRow {
 
 /// Makes the row; whether it was new.
 pub async fn insert(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-    let done = sqlx::query("INSERT INTO org (name, settings, version) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING")
-        .bind(name)
-        .bind(Json(Settings::default()))
-        .execute(conn)
-        .await?;
+    let done =
+        sqlx::query("INSERT INTO org (name, settings, version) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING")
+            .bind(name)
+            .bind(Json(Settings::default()))
+            .execute(conn)
+            .await?;
     Ok(done.rows_affected() == 1)
 }
 

@@ -27,18 +27,22 @@ pub async fn insert_data_key(
     wrapped: &[u8],
     at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
-    sqlx::query("INSERT INTO data_keys (version, wrapped, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
-        .bind(version)
-        .bind(wrapped)
-        .bind(at)
-        .execute(conn)
-        .await?;
+    sqlx::query(
+        "INSERT INTO data_keys (version, wrapped, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+    )
+    .bind(version)
+    .bind(wrapped)
+    .bind(at)
+    .execute(conn)
+    .await?;
     Ok(())
 }
 
 /// The newest wrapped data key.
 pub async fn newest_data_key(conn: &mut PgConnection) -> sqlx::Result<(i32, Vec<u8>)> {
-    sqlx::query_as("SELECT version, wrapped FROM data_keys ORDER BY version DESC LIMIT 1").fetch_one(conn).await
+    sqlx::query_as("SELECT version, wrapped FROM data_keys ORDER BY version DESC LIMIT 1")
+        .fetch_one(conn)
+        .await
 }
 
 /// A wrapped data key.
@@ -53,7 +57,10 @@ pub async fn lock_version(conn: &mut PgConnection, name: &str) -> sqlx::Result<O
         .bind(name)
         .execute(&mut *conn)
         .await?;
-    sqlx::query_scalar("SELECT version FROM secrets WHERE name = $1 FOR UPDATE").bind(name).fetch_optional(conn).await
+    sqlx::query_scalar("SELECT version FROM secrets WHERE name = $1 FOR UPDATE")
+        .bind(name)
+        .fetch_optional(conn)
+        .await
 }
 
 /// Writes a value.
@@ -98,5 +105,6 @@ pub async fn by_names(conn: &mut PgConnection, names: &[String]) -> sqlx::Result
 
 /// Deletes one; whether it was there.
 pub async fn delete(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-    Ok(sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(conn).await?.rows_affected() == 1)
+    Ok(sqlx::query("DELETE FROM secrets WHERE name = $1").bind(name).execute(conn).await?.rows_affected()
+        == 1)
 }

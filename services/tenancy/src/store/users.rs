@@ -30,5 +30,8 @@ pub async fn insert(conn: &mut PgConnection, user: &UserRow) -> sqlx::Result<()>
 
 /// One person.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<UserRow>> {
-    sqlx::query_as("SELECT id, email, name, created_at FROM users WHERE id = $1").bind(id).fetch_optional(conn).await
+    sqlx::query_as("SELECT id, email, name, created_at FROM users WHERE id = $1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
 }

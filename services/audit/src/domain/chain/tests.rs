@@ -14,7 +14,10 @@ fn event(n: u32) -> Event {
         outcome: "success".into(),
         request_id: "req_1".into(),
         service: "sprites".into(),
-        details: BTreeMap::from([("handle".into(), "a \"b\"\n\u{1f600}".into()), ("é".into(), String::new())]),
+        details: BTreeMap::from([
+            ("handle".into(), "a \"b\"\n\u{1f600}".into()),
+            ("é".into(), String::new()),
+        ]),
         prev_hash: String::new(),
         hash: String::new(),
     }

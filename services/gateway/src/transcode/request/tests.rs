@@ -26,9 +26,16 @@ fn text(message: &DynamicMessage) -> String {
 fn path_query_and_body_become_one_message() {
     let m = attempt("GET", "/v1/orgs/ORG/jobs?page_size=7&state=dead", None, "").unwrap();
     assert_eq!(text(&m), format!(r#"{{"orgId":"{ORG}","state":"dead","pageSize":7}}"#));
-    let m = attempt("POST", "/v1/orgs/ORG/agents", None, r#"{"handle":"a-b","config":{"labels":["x"],"limits":{"processes":3}}}"#).unwrap();
+    let m = attempt(
+        "POST",
+        "/v1/orgs/ORG/agents",
+        None,
+        r#"{"handle":"a-b","config":{"labels":["x"],"limits":{"processes":3}}}"#,
+    )
+    .unwrap();
     assert!(text(&m).contains(r#""labels":["x"],"limits":{"processes":3}"#), "{}", text(&m));
-    let m = attempt("GET", "/v1/orgs/ORG/audit-events?occurred_after=2026-01-01T00:00:00%2B01:00", None, "").unwrap();
+    let m = attempt("GET", "/v1/orgs/ORG/audit-events?occurred_after=2026-01-01T00:00:00%2B01:00", None, "")
+        .unwrap();
     assert!(text(&m).contains("2025-12-31T23:00:00Z"));
 }
 
@@ -41,7 +48,10 @@ fn a_patch_writes_what_its_body_names() {
         v["updateMask"].as_str().unwrap().to_owned()
     };
     assert_eq!(mask(r#"{"name":"x"}"#), "name");
-    assert_eq!(mask(r#"{"settings":{"timezone":"UTC","job_timeout_seconds":0}}"#), "settings.timezone,settings.jobTimeoutSeconds");
+    assert_eq!(
+        mask(r#"{"settings":{"timezone":"UTC","job_timeout_seconds":0}}"#),
+        "settings.timezone,settings.jobTimeoutSeconds"
+    );
     assert_eq!(mask(r#"{"name":"x","update_mask":"settings.timezone"}"#), "settings.timezone");
     assert_eq!(mask("{}"), "");
 }
@@ -49,7 +59,11 @@ fn a_patch_writes_what_its_body_names() {
 #[test]
 fn everything_wrong_is_told_with_its_pointer() {
     assert_eq!(
-        problems("POST", "/v1/orgs/ORG/agents", r#"{"handle":7,"nme":"x","config":{"labels":"x","concurrency":99,"limits":[]},"org_id":"org_x"}"#),
+        problems(
+            "POST",
+            "/v1/orgs/ORG/agents",
+            r#"{"handle":7,"nme":"x","config":{"labels":"x","concurrency":99,"limits":[]},"org_id":"org_x"}"#
+        ),
         [
             "/handle must be a string, not a number",
             "/nme is not a field of this request's body",
@@ -60,17 +74,49 @@ fn everything_wrong_is_told_with_its_pointer() {
             "/config/concurrency must be 0 to 16",
         ]
     );
-    assert_eq!(problems("POST", "/v1/orgs", "[]"), ["/ must be an object, not an array", "/slug must be given", "/name must be given"].map(|s| s.trim_start_matches("/ ").to_owned()).map(|s| if s.starts_with("must") { format!(" {s}") } else { s }));
-    assert_eq!(problems("GET", "/v1/orgs?page_size=x&what=1&page_size=2", ""), ["/page_size must be a whole number", "/what is not a query parameter of this request"]);
+    assert_eq!(
+        problems("POST", "/v1/orgs", "[]"),
+        ["/ must be an object, not an array", "/slug must be given", "/name must be given"]
+            .map(|s| s.trim_start_matches("/ ").to_owned())
+            .map(|s| if s.starts_with("must") { format!(" {s}") } else { s })
+    );
+    assert_eq!(
+        problems("GET", "/v1/orgs?page_size=x&what=1&page_size=2", ""),
+        ["/page_size must be a whole number", "/what is not a query parameter of this request"]
+    );
     assert_eq!(problems("GET", "/v1/orgs?page_size=101", ""), ["/page_size must be 0 to 100"]);
     assert_eq!(problems("GET", "/v1/orgs?page_size=1&page_size=2", ""), ["/page_size must be given once"]);
-    assert_eq!(problems("POST", "/v1/orgs?x=1", r#"{"slug":"abc","name":"n"}"#), ["/x is no query parameter: this takes a body"]);
-    assert_eq!(problems("GET", "/v1/orgs/ORG/agents/agent_nope", ""), ["/agent_id must be an id of the form agent_ and 26 characters"]);
-    assert_eq!(problems("POST", "/v1/orgs", r#"{"slug":"A b","name":""}"#), ["/slug must match [a-z0-9]+(-[a-z0-9]+)*", "/name must be given"]);
-    assert_eq!(problems("PATCH", "/v1/orgs/ORG", r#"{"etag":"v1"}"#), ["/etag is not a field of this request's body"]);
-    assert_eq!(problems("PATCH", "/v1/orgs/ORG", r#"{"update_mask":"slug"}"#), ["/update_mask names slug, which is not a field of this request"]);
-    assert_eq!(problems("POST", "/v1/orgs", r#"{"slug":"a\u0000b","name":"n"}"#), ["/slug must not hold a NUL character"]);
-    assert_eq!(problems("POST", "/v1/orgs/ORG/keys", r#"{"name":"n","role":"owner","expires_at":"tomorrow"}"#), ["/expires_at must be a time such as 2026-11-27T18:00:00Z", "/role must be one of admin, member, viewer"]);
+    assert_eq!(
+        problems("POST", "/v1/orgs?x=1", r#"{"slug":"abc","name":"n"}"#),
+        ["/x is no query parameter: this takes a body"]
+    );
+    assert_eq!(
+        problems("GET", "/v1/orgs/ORG/agents/agent_nope", ""),
+        ["/agent_id must be an id of the form agent_ and 26 characters"]
+    );
+    assert_eq!(
+        problems("POST", "/v1/orgs", r#"{"slug":"A b","name":""}"#),
+        ["/slug must match [a-z0-9]+(-[a-z0-9]+)*", "/name must be given"]
+    );
+    assert_eq!(
+        problems("PATCH", "/v1/orgs/ORG", r#"{"etag":"v1"}"#),
+        ["/etag is not a field of this request's body"]
+    );
+    assert_eq!(
+        problems("PATCH", "/v1/orgs/ORG", r#"{"update_mask":"slug"}"#),
+        ["/update_mask names slug, which is not a field of this request"]
+    );
+    assert_eq!(
+        problems("POST", "/v1/orgs", r#"{"slug":"a\u0000b","name":"n"}"#),
+        ["/slug must not hold a NUL character"]
+    );
+    assert_eq!(
+        problems("POST", "/v1/orgs/ORG/keys", r#"{"name":"n","role":"owner","expires_at":"tomorrow"}"#),
+        [
+            "/expires_at must be a time such as 2026-11-27T18:00:00Z",
+            "/role must be one of admin, member, viewer"
+        ]
+    );
 }
 
 #[test]

@@ -23,7 +23,10 @@ fn work(event: &str, payload: &Value) -> Work {
 #[test]
 fn an_opened_issue() {
     let w = work("issues", &issue("opened"));
-    assert_eq!((w.event.as_str(), w.session_key.as_str(), w.opened), ("issues.opened", "octo/repo#issue:12", true));
+    assert_eq!(
+        (w.event.as_str(), w.session_key.as_str(), w.opened),
+        ("issues.opened", "octo/repo#issue:12", true)
+    );
     assert_eq!((w.repository_id, w.number, w.labels), (9, 12, vec!["bug".to_owned()]));
     let again = work("issues", &issue("opened"));
     assert_eq!(w.dedupe_key, again.dedupe_key);
@@ -39,7 +42,8 @@ fn each_reopening_is_a_happening_of_its_own() {
 #[test]
 fn a_comment_counts_by_its_own_text() {
     let mut payload = issue("created");
-    payload["comment"] = json!({"id": 5, "body": "hey @bot", "html_url": "https://x/c", "user": {"type": "User"}});
+    payload["comment"] =
+        json!({"id": 5, "body": "hey @bot", "html_url": "https://x/c", "user": {"type": "User"}});
     let w = work("issue_comment", &payload);
     assert_eq!((w.body.as_str(), w.dedupe_key.as_str(), w.opened), ("hey @bot", "github:comment:5", false));
 }
@@ -56,12 +60,14 @@ fn bots_and_other_events_make_no_work() {
 
 #[test]
 fn a_check_run_belongs_to_a_pull_request_of_its_repository() {
-    let run = |repo: u64| json!({
-        "action": "completed", "installation": {"id": 7}, "sender": {"type": "Bot"},
-        "repository": {"id": 9, "full_name": "octo/repo"},
-        "check_run": {"id": 1, "name": "ci", "conclusion": "failure",
-            "pull_requests": [{"number": 3, "base": {"repo": {"id": repo}}}]},
-    });
+    let run = |repo: u64| {
+        json!({
+            "action": "completed", "installation": {"id": 7}, "sender": {"type": "Bot"},
+            "repository": {"id": 9, "full_name": "octo/repo"},
+            "check_run": {"id": 1, "name": "ci", "conclusion": "failure",
+                "pull_requests": [{"number": 3, "base": {"repo": {"id": repo}}}]},
+        })
+    };
     assert_eq!(work("check_run", &run(9)).number, 3);
     let (_, other) = read("check_run", run(8).to_string().as_bytes()).unwrap();
     assert!(matches!(other, Event::Ignored(_)));
@@ -69,8 +75,13 @@ fn a_check_run_belongs_to_a_pull_request_of_its_repository() {
 
 #[test]
 fn what_can_not_be_read_is_malformed() {
-    for (event, body) in [("issues", "{"), ("issues", "[]"), ("issues", "7"), ("issues", r#"{"action":"opened"}"#),
-        ("issue_comment", r#"{"action":"created","issue":{"number":1}}"#)] {
+    for (event, body) in [
+        ("issues", "{"),
+        ("issues", "[]"),
+        ("issues", "7"),
+        ("issues", r#"{"action":"opened"}"#),
+        ("issue_comment", r#"{"action":"created","issue":{"number":1}}"#),
+    ] {
         assert!(read(event, body.as_bytes()).is_err(), "{event} {body}");
     }
     let deep = "[".repeat(100_000);

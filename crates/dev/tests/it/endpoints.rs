@@ -1,0 +1,190 @@
+//! ONE table of all endpoints. It drives the role matrix, the attacks and the bad input. A new RPC without its row here
+//! fails `every_rpc_has_its_row`.
+
+use std::collections::BTreeSet;
+
+use nitejar_common::clock::SystemClock;
+use nitejar_common::id;
+use nitejar_proto::POLICIES;
+use nitejar_proto::policy::MethodPolicy;
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::world::World;
+
+/// Ids to put into a path or body.
+#[derive(Clone, Debug)]
+pub(crate) struct Ids {
+    pub(crate) org: String,
+    pub(crate) user: String,
+    pub(crate) agent: String,
+    pub(crate) work_item: String,
+    pub(crate) job: String,
+    pub(crate) key: String,
+    pub(crate) invitation: String,
+    pub(crate) integration: String,
+    pub(crate) event: String,
+    pub(crate) secret: String,
+}
+
+impl Ids {
+    /// Those of a world.
+    pub(crate) fn of(w: &World) -> Self {
+        Self {
+            org: w.org.clone(),
+            user: w.member_id.clone(),
+            agent: w.agent.clone(),
+            work_item: w.work_item.clone(),
+            job: w.job.clone(),
+            key: w.key.clone(),
+            invitation: w.invitation.clone(),
+            integration: w.integration.clone(),
+            event: w.event.clone(),
+            secret: "TOKEN".into(),
+        }
+    }
+
+    /// Well-formed ids of nothing, in an organization that there is.
+    pub(crate) fn of_nothing(org: &str) -> Self {
+        let c = &SystemClock;
+        Self {
+            org: org.to_owned(),
+            user: id::UserId::new(c).to_string(),
+            agent: id::AgentId::new(c).to_string(),
+            work_item: id::WorkItemId::new(c).to_string(),
+            job: id::JobId::new(c).to_string(),
+            key: id::KeyId::new(c).to_string(),
+            invitation: id::InvitationId::new(c).to_string(),
+            integration: id::IntegrationId::new(c).to_string(),
+            event: id::EventId::new(c).to_string(),
+            secret: "NOTHING".into(),
+        }
+    }
+}
+
+/// One endpoint: its RPC, and a valid body for it.
+pub(crate) struct Endpoint {
+    pub(crate) rpc: &'static str,
+    pub(crate) body: fn(&Ids) -> Value,
+}
+
+macro_rules! endpoints {
+    ($($rpc:literal => $body:expr;)*) => {
+        /// All of them.
+        pub(crate) const ENDPOINTS: &[Endpoint] = &[$(Endpoint { rpc: $rpc, body: $body },)*];
+    };
+}
+
+fn none(_: &Ids) -> Value {
+    Value::Null
+}
+fn empty(_: &Ids) -> Value {
+    json!({})
+}
+
+endpoints! {
+    "Users.CreateUser" => |_| json!({ "email": "matrix@example.com", "name": "M" });
+    "Users.GetUser" => none;
+    "Users.CreateUserKey" => |_| json!({ "name": "k" });
+    "Users.GetMe" => none;
+    "Orgs.CreateOrg" => |_| json!({ "slug": "www", "name": "reserved: never made" });
+    "Orgs.ListOrgs" => none;
+    "Orgs.GetOrg" => none;
+    "Orgs.UpdateOrg" => empty;
+    "Members.ListMembers" => none;
+    "Members.UpdateMember" => |_| json!({ "role": "viewer" });
+    "Members.RemoveMember" => none;
+    "Members.LeaveOrg" => empty;
+    "Invitations.CreateInvitation" => |_| json!({ "email": "matrix@example.com", "role": "viewer" });
+    "Invitations.ListInvitations" => none;
+    "Invitations.RevokeInvitation" => none;
+    "Invitations.AcceptInvitation" => |_| json!({ "token": "nji_unknown_token" });
+    "Keys.CreateKey" => |_| json!({ "name": "k", "role": "viewer" });
+    "Keys.ListKeys" => none;
+    "Keys.RevokeKey" => none;
+    "Secrets.SetSecret" => |_| json!({ "value": "attackers-value" });
+    "Secrets.ListSecrets" => none;
+    "Secrets.DeleteSecret" => none;
+    "Plans.ListPlans" => none;
+    "Subscriptions.GetSubscription" => none;
+    "Subscriptions.SetPlan" => |_| json!({ "plan": "enterprise" });
+    "Usage.GetUsage" => none;
+    "Usage.ListUsageEntries" => none;
+    "AuditEvents.ListAuditEvents" => none;
+    "AuditEvents.GetAuditEvent" => none;
+    "AuditEvents.VerifyAuditChain" => none;
+    "AuditEvents.ListPlatformAuditEvents" => none;
+    "Agents.CreateAgent" => |_| json!({ "handle": "matrix" });
+    "Agents.GetAgent" => none;
+    "Agents.ListAgents" => none;
+    "Agents.UpdateAgent" => |_| json!({ "name": "attacker's" });
+    "Agents.PauseAgent" => empty;
+    "Agents.ResumeAgent" => empty;
+    "Agents.DeleteAgent" => none;
+    "Agents.ListSprites" => none;
+    "WorkItems.CreateWorkItem" => |ids| json!({ "agent_id": ids.agent, "title": "attacker's" });
+    "WorkItems.GetWorkItem" => none;
+    "WorkItems.ListWorkItems" => none;
+    "Jobs.GetJob" => none;
+    "Jobs.ListJobs" => none;
+    "Jobs.CancelJob" => empty;
+    "Jobs.RetryJob" => empty;
+    "Jobs.StreamJobLogs" => none;
+    "Integrations.StartGithubInstall" => empty;
+    "Integrations.FinishGithubInstall" => none;
+    "Integrations.ListIntegrations" => none;
+    "Integrations.DeleteIntegration" => none;
+    "Runner.ClaimJobs" => |_| json!({ "wait_seconds": 0, "max_jobs": 1 });
+    "Runner.Heartbeat" => |_| json!({ "lease_epoch": 99 });
+    "Runner.AppendLogs" => |_| json!({ "lease_epoch": 99, "first_line": 1, "lines": [{ "stream": "stdout", "text": "attacker's" }] });
+    "Runner.CompleteJob" => |_| json!({ "lease_epoch": 99, "outcome": "succeeded" });
+}
+
+impl Endpoint {
+    pub(crate) fn policy(&self) -> &'static MethodPolicy {
+        let found = POLICIES.values().find(|p| short(p) == self.rpc);
+        found.unwrap_or_else(|| panic!("the table has {}, which is no RPC", self.rpc))
+    }
+
+    pub(crate) fn method(&self) -> Method {
+        self.policy().http.as_ref().unwrap().verb.parse().unwrap()
+    }
+
+    /// The path with these ids in it, and whatever query it must have.
+    pub(crate) fn path(&self, ids: &Ids) -> String {
+        let template = &self.policy().http.as_ref().unwrap().template;
+        let path = template
+            .replace("{org_id}", &ids.org)
+            .replace("{user_id}", &ids.user)
+            .replace("{agent_id}", &ids.agent)
+            .replace("{work_item_id}", &ids.work_item)
+            .replace("{job_id}", &ids.job)
+            .replace("{key_id}", &ids.key)
+            .replace("{invitation_id}", &ids.invitation)
+            .replace("{integration_id}", &ids.integration)
+            .replace("{event_id}", &ids.event)
+            .replace("{name}", &ids.secret);
+        assert!(!path.contains('{'), "{}: teach Ids the variable in {path}", self.rpc);
+        if self.rpc == "Integrations.FinishGithubInstall" {
+            return format!("{path}?installation_id=1&code=c&state=s");
+        }
+        path
+    }
+
+    pub(crate) fn body(&self, ids: &Ids) -> Option<Value> {
+        Some((self.body)(ids)).filter(|b| !b.is_null())
+    }
+}
+
+/// `Orgs.CreateOrg`
+pub(crate) fn short(policy: &MethodPolicy) -> String {
+    format!("{}.{}", policy.service.rsplit('.').next().unwrap(), policy.method)
+}
+
+#[test]
+fn every_rpc_has_its_row() {
+    let table: BTreeSet<String> = ENDPOINTS.iter().map(|e| e.rpc.to_owned()).collect();
+    let rpcs: BTreeSet<String> = POLICIES.values().filter(|p| p.http.is_some()).map(short).collect();
+    assert_eq!(table, rpcs, "crates/dev/tests/it/endpoints.rs has one row for each RPC with a route");
+    assert_eq!(ENDPOINTS.len(), table.len(), "a row stands twice");
+}

@@ -1,0 +1,17 @@
+//! The whole stack: real Postgres, real HTTP and gRPC, real processes.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod bad_input;
+mod chaos;
+mod coverage;
+mod endpoints;
+mod isolation;
+mod jobs;
+mod quota;
+mod roles;
+mod story;
+mod trace;
+mod up;
+mod webhooks;
+mod world;

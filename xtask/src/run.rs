@@ -1,0 +1,116 @@
+//! Builds `nitejar-dev` and becomes it, so that signals and exit codes pass through.
+
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::packages;
+
+/// What a stack on one machine runs.
+const BINARIES: &[&str] = &["nitejar-dev", "nitejar-runner", "nitejar-audit"];
+const SERVICES: &[&str] = &["nitejar-tenancy", "nitejar-sprites", "nitejar-billing", "nitejar-gateway"];
+
+pub fn up(split: bool, rest: &[String]) -> Result<()> {
+    packages::ensure()?;
+    let packages: Vec<&str> = if split { [BINARIES, SERVICES].concat() } else { BINARIES.to_vec() };
+    build(&packages, false)?;
+    let mut args = vec!["up".to_owned()];
+    if split {
+        args.push("--split".into());
+    }
+    args.extend(rest.iter().filter(|a| *a != "--").cloned());
+    become_dev(&args, false)
+}
+
+pub fn demo(rest: &[String]) -> Result<()> {
+    build(BINARIES, false)?;
+    let mut args = vec!["demo".to_owned()];
+    args.extend(rest.iter().filter(|a| *a != "--").cloned());
+    become_dev(&args, false)
+}
+
+pub fn bench(name: &str, json: bool) -> Result<()> {
+    packages::ensure()?;
+    build(BINARIES, true)?;
+    let mut args = vec!["bench".to_owned(), name.to_owned()];
+    if json {
+        args.push("--json".into());
+    }
+    become_dev(&args, true)
+}
+
+pub fn openapi(check: bool) -> Result<()> {
+    build(&["nitejar-dev"], false)?;
+    let output = Command::new(dev(false)?).arg("openapi").output().context("running nitejar-dev")?;
+    if !output.status.success() {
+        bail!("nitejar-dev openapi failed: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let path = root()?.join("docs/openapi.json");
+    let kept = std::fs::read(&path).unwrap_or_default();
+    if kept == output.stdout {
+        return Ok(());
+    }
+    if check {
+        bail!("docs/openapi.json is not what the proto files say. Run: cargo xtask openapi");
+    }
+    std::fs::write(&path, &output.stdout)?;
+    eprintln!("wrote docs/openapi.json");
+    Ok(())
+}
+
+/// Builds packages; says why it takes minutes the first time.
+pub fn build(packages: &[&str], release: bool) -> Result<()> {
+    let target = target_dir()?.join(if release { "release" } else { "debug" });
+    if !target.join("nitejar-dev").exists() {
+        let time = if release { "five minutes" } else { "three minutes" };
+        eprintln!("building for the first time: about {time} on two cores …");
+    }
+    let mut command = cargo();
+    command.arg("build").arg("--quiet");
+    for package in packages {
+        command.args(["-p", package]);
+    }
+    if release {
+        command.arg("--release");
+    }
+    run(&mut command)
+}
+
+/// The cargo that runs us.
+pub fn cargo() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Runs a command that must succeed.
+pub fn run(command: &mut Command) -> Result<()> {
+    let status = command.status().with_context(|| format!("running {command:?}"))?;
+    if !status.success() {
+        bail!("{command:?} ended with {status}");
+    }
+    Ok(())
+}
+
+/// The repository.
+pub fn root() -> Result<PathBuf> {
+    let here = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(here.parent().context("xtask stands in the repository")?.to_owned())
+}
+
+/// Where cargo builds.
+pub fn target_dir() -> Result<PathBuf> {
+    Ok(match std::env::var_os("CARGO_TARGET_DIR") {
+        Some(dir) => dir.into(),
+        None => root()?.join("target"),
+    })
+}
+
+fn dev(release: bool) -> Result<PathBuf> {
+    Ok(target_dir()?.join(if release { "release" } else { "debug" }).join("nitejar-dev"))
+}
+
+fn become_dev(args: &[String], release: bool) -> Result<()> {
+    let error = Command::new(dev(release)?).args(args).exec();
+    Err(error).context("starting nitejar-dev")
+}

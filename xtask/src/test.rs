@@ -1,0 +1,112 @@
+//! `cargo xtask test`: every check, each timed, the tests last so that their closing lines close the output.
+
+use std::io::IsTerminal as _;
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::run::{cargo, run as must};
+use crate::{checks, packages};
+
+type Step = (&'static str, &'static str, fn() -> Result<String>);
+
+const STEPS: &[Step] = &[
+    ("packages", "system packages are there", || packages::ensure().map(|()| String::new())),
+    ("fmt", "the code is formatted", fmt),
+    ("layering", "who may depend on whom; where SQL and transport may be", checks::layering),
+    ("docs", "links, paths and commands in documents exist", checks::docs),
+    ("generated", "docs/openapi.json is what the proto files say", || {
+        crate::run::openapi(true).map(|()| String::new())
+    }),
+    ("clippy", "no warning anywhere", clippy),
+    ("deny", "licences, sources and bans of dependencies", deny),
+    ("npm", "GitHub's own webhook examples, for the tests that replay them", npm),
+    ("binaries", "what the tests start as processes", binaries),
+    ("tests", "all tests", tests),
+];
+
+/// Runs all steps, or one.
+pub fn run_steps(only: Option<&str>) -> Result<()> {
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let chosen: Vec<&Step> = STEPS.iter().filter(|s| only.is_none_or(|o| o == s.0)).collect();
+    if chosen.is_empty() {
+        bail!("there is no step {}; `cargo xtask test --list` lists them", only.unwrap_or_default());
+    }
+    let began = Instant::now();
+    for (i, (name, what, step)) in chosen.iter().enumerate() {
+        eprintln!("[{}/{}] {name}: {what} …", i + 1, chosen.len());
+        let began = Instant::now();
+        let result = step();
+        let seconds = began.elapsed().as_secs_f64();
+        match result {
+            Ok(note) => {
+                let ok = if colour { "\x1b[32mok\x1b[0m" } else { "ok" };
+                eprintln!("[{}/{}] {name} {ok} ({seconds:.1} s){note}", i + 1, chosen.len());
+            }
+            Err(error) => {
+                eprintln!("[{}/{}] {name} FAILED ({seconds:.1} s)", i + 1, chosen.len());
+                bail!("step {name}: {error:#}\n`cargo xtask test --only {name}` runs this step alone");
+            }
+        }
+    }
+    eprintln!("all steps passed ({:.0} s)", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// `--list`, `--only`, or everything.
+pub fn run(only: Option<&str>, list: bool) -> Result<()> {
+    if list {
+        for (name, what, _) in STEPS {
+            println!("{name:<10} {what}");
+        }
+        return Ok(());
+    }
+    run_steps(only)
+}
+
+fn fmt() -> Result<String> {
+    must(cargo().args(["fmt", "--all", "--check"])).map(|()| String::new())
+}
+
+fn clippy() -> Result<String> {
+    must(cargo().args(["clippy", "--quiet", "--workspace", "--all-targets", "--", "-D", "warnings"]))
+        .map(|()| String::new())
+}
+
+fn deny() -> Result<String> {
+    if !packages::has("cargo-deny") {
+        return Ok(": skipped, cargo-deny is not installed (cargo install cargo-deny)".into());
+    }
+    must(cargo().args(["deny", "--offline", "check", "bans", "licenses", "sources"])).map(|()| String::new())
+}
+
+fn npm() -> Result<String> {
+    let dir = crate::run::root()?.join("crates/testkit/npm");
+    if !packages::has("npm") {
+        return Ok(": skipped, npm is not installed".into());
+    }
+    if dir.join("node_modules/@octokit/webhooks-examples").exists() {
+        return Ok(String::new());
+    }
+    let mut command = Command::new("npm");
+    command.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]).current_dir(&dir);
+    must(&mut command).map(|()| String::new())
+}
+
+fn binaries() -> Result<String> {
+    let names =
+        ["tenancy", "sprites", "billing", "audit", "gateway", "runner"].map(|n| format!("nitejar-{n}"));
+    crate::run::build(&names.each_ref().map(String::as_str), false).map(|()| String::new())
+}
+
+fn tests() -> Result<String> {
+    let nextest = packages::has("cargo-nextest");
+    let mut command = cargo();
+    if nextest {
+        command.args(["nextest", "run", "--workspace", "--no-fail-fast"]);
+    } else {
+        command.args(["test", "--workspace", "--no-fail-fast"]);
+    }
+    must(&mut command).map(|()| String::new())
+}
