@@ -82,7 +82,7 @@ impl AuditDelivery {
         let mut ctx = ctx.clone();
         ctx.tenant = None;
         let mut client = AuditInternalClient::new(self.0.channel());
-        let request = self.0.request_within(&ctx, RecordEventsRequest { events }, Duration::from_secs(20))?;
+        let request = self.0.request_within(&ctx, RecordEventsRequest { events }, Duration::from_secs(8))?;
         client.record_events(request).await?;
         Ok(())
     }

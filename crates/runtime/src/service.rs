@@ -67,6 +67,7 @@ pub struct Bound {
     serve: Serve,
     probes: Probes,
     loops: Vec<(&'static str, Loop)>,
+    draining: CancellationToken,
 }
 
 impl std::fmt::Debug for Bound {
@@ -86,6 +87,7 @@ impl Bound {
             serve,
             probes,
             loops: Vec::new(),
+            draining: CancellationToken::new(),
         })
     }
 
@@ -135,6 +137,13 @@ impl Bound {
         self
     }
 
+    /// Cancels this token when draining begins: for handlers that would otherwise wait for long.
+    #[must_use]
+    pub fn draining(mut self, token: CancellationToken) -> Self {
+        self.draining = token;
+        self
+    }
+
     /// Serves until the shutdown, then drains.
     pub async fn run(self, shutdown: Shutdown) -> Result<()> {
         let mut tasks = JoinSet::new();
@@ -156,6 +165,11 @@ impl Bound {
             let _ = axum::serve(probes_listener, router)
                 .with_graceful_shutdown(probes_stop.cancelled_owned())
                 .await;
+        });
+        let (soft, draining) = (shutdown.soft.clone(), self.draining);
+        tokio::spawn(async move {
+            soft.cancelled().await;
+            draining.cancel();
         });
         tracing::info!(service = self.name, addr = %self.addr, "ready");
         let result = (self.serve)(self.listeners.main, shutdown.clone()).await;

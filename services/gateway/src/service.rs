@@ -13,7 +13,7 @@ use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::trace;
-use nitejar_common::id::RequestId;
+use nitejar_common::id::{RequestId, is_id};
 use nitejar_proto::policy::Scope;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
@@ -86,8 +86,11 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
             let span = tracing::info_span!("http", otel.name = %rpc, otel.kind = "server", service = "gateway",
                 request_id = %request_id, tenant = tracing::field::Empty);
             trace::continue_from(&span, request.headers());
-            let route = route.clone();
-            serve(&gateway, route, variables, request, &request_id).instrument(span).await
+            let (gateway, route, id) = (Arc::clone(&gateway), route.clone(), request_id.clone());
+            // A task of its own: a client that goes away must not reset our calls, for resets in bursts break the
+            // connections that all others share. And what was begun is finished.
+            let work = async move { serve(&gateway, route, variables, request, &id).await };
+            tokio::spawn(work.instrument(span)).await.unwrap_or_else(|e| Err(Error::from(e)))
         }
     };
     let response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
@@ -133,17 +136,11 @@ async fn who_where_may(
     request_id: &str,
 ) -> Result<RequestCtx> {
     let policy = route.policy;
+    // What is no id names no organization; nobody needs to be asked about it.
+    let asked = org.filter(|org| is_id(org, "org")).unwrap_or_default();
     let caller: Caller = match authn::presented(headers)? {
         Some((kind, token)) => {
-            authn::resolve(
-                &gateway.services,
-                &*gateway.clock,
-                request_id,
-                kind,
-                token,
-                org.unwrap_or_default(),
-            )
-            .await?
+            authn::resolve(&gateway.services, &*gateway.clock, request_id, kind, token, asked).await?
         }
         None if policy.scope == Scope::Public => authn::anonymous(),
         None => {
@@ -187,21 +184,37 @@ pub(crate) async fn read_body(http: Request, largest: usize) -> Result<Bytes> {
         || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
     let declared =
         http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
+    let mut body = http.into_body();
     if declared.is_some_and(|length| length > largest) {
+        drain(&mut body).await;
         return Err(too_large());
     }
-    let mut body = http.into_body();
     let mut bytes = BytesMut::new();
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| Error::new(Code::MalformedBody, "The body broke off."))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > largest {
+                drain(&mut body).await;
                 return Err(too_large());
             }
             bytes.extend_from_slice(&data);
         }
     }
     Ok(bytes.freeze())
+}
+
+/// Reads on for a while and forgets it: a client that is still writing would see a broken connection, not our answer.
+async fn drain(body: &mut Body) {
+    let mut left: usize = 32 << 20;
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout(Duration::from_secs(5), reading).await;
 }
 
 async fn send(
@@ -226,20 +239,12 @@ async fn send(
     }
     let deadline = if policy.scope == Scope::Runner { LONG_POLL } else { DEADLINE };
     let call = upstream.request_within(&ctx, bytes, deadline)?;
-    // A task of its own: a client that goes away must not reset the stream, for resets in bursts break the connection
-    // that all others share. And what was begun is finished.
-    let call = async move {
-        client.ready().await?;
-        let answer = tokio::time::timeout(deadline, client.unary(call, path, RawCodec)).await;
-        let late = |_| {
-            Error::new(
-                Code::DeadlineExceeded,
-                "It took too long; look whether it happened before you repeat it.",
-            )
-        };
-        Ok::<Bytes, Error>(answer.map_err(late)??.into_inner())
+    client.ready().await?;
+    let answer = tokio::time::timeout(deadline, client.unary(call, path, RawCodec)).await;
+    let late = |_| {
+        Error::new(Code::DeadlineExceeded, "It took too long; look whether it happened before you repeat it.")
     };
-    let answer = tokio::spawn(call.in_current_span()).await??;
+    let answer = answer.map_err(late)??.into_inner();
     let answer = response::decode(route.method.output(), answer)?;
     let mut response = Response::new(Body::from(response::to_json(&answer)));
     *response.status_mut() = StatusCode::OK;

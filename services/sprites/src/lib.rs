@@ -29,6 +29,7 @@ use nitejar_proto::sprites::v1 as pb;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use github::Github;
@@ -74,6 +75,8 @@ pub(crate) struct Service {
     pub(crate) unsettled: Arc<Notify>,
     /// A webhook was kept.
     pub(crate) received: Arc<Notify>,
+    /// The service is about to stop: long polls end.
+    pub(crate) draining: CancellationToken,
 }
 
 /// Opens the database and the ports.
@@ -100,6 +103,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         enqueued: Arc::default(),
         unsettled: Arc::default(),
         received: Arc::default(),
+        draining: CancellationToken::new(),
     };
     let mut relay =
         Relay::new(db.clone(), "sprites").topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit));
@@ -129,6 +133,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     let mut bound = Bound::grpc("sprites", listeners, probes, routes, AuthLayer::new(verifier, "sprites"))?
+        .draining(service.draining.clone())
         .background("spares", move |stop| {
             let db = db.clone();
             async move { db.run(stop).await }

@@ -44,15 +44,21 @@ pub type Delivery = Result<(), Failure>;
 
 /// Takes the messages of one topic to where they belong.
 pub trait Deliver: Send + Sync {
-    /// Delivers a batch of one tenant (`ctx` names it; none for `control`'s own) and answers for each, in order.
+    /// So many at a time take well under [`LEASE`].
+    fn at_a_time(&self) -> usize {
+        100
+    }
+
+    /// Delivers a batch of one tenant (`ctx` names it; none for `control`'s own) and answers for each, in order. What has no
+    /// answer was not tried.
     fn deliver<'a>(&'a self, ctx: &'a RequestCtx, batch: &'a [OutboxMessage])
     -> BoxFuture<'a, Vec<Delivery>>;
 }
 
 /// At most so many messages of a tenant at a time.
 const BATCH: i64 = 500;
-/// A lease must outlast one delivery.
-const LEASE: Duration = Duration::from_secs(60);
+/// What a killed relay held is found again after so long. One delivery must take less; what would take longer is let go.
+const LEASE: Duration = Duration::from_secs(20);
 /// Tried that often, then dead: with the backoff below that is more than a day.
 const ATTEMPTS: i32 = 300;
 /// How often to look when nothing wakes us.
@@ -211,12 +217,18 @@ impl Relay {
             for message in batch {
                 by_topic.entry(message.topic.clone()).or_default().push(message);
             }
+            let began = tokio::time::Instant::now();
             for (topic, messages) in by_topic {
-                let results = match self.topics.get(topic.as_str()) {
-                    Some(deliver) => deliver.deliver(&ctx, &messages).await,
-                    None => vec![Err(unknown(&topic)); messages.len()],
-                };
-                self.record(&ctx, &topic, &messages, &results).await?;
+                let deliver = self.topics.get(topic.as_str());
+                for chunk in messages.chunks(deliver.map_or(100, |d| d.at_a_time())) {
+                    let results = match deliver {
+                        // No time is left under the lease: another turn, or another replica, takes the rest.
+                        _ if began.elapsed() > LEASE / 2 => Vec::new(),
+                        Some(deliver) => deliver.deliver(&ctx, chunk).await,
+                        None => vec![Err(unknown(&topic)); chunk.len()],
+                    };
+                    self.record(&ctx, &topic, chunk, &results).await?;
+                }
             }
         }
     }
@@ -261,13 +273,13 @@ impl Relay {
     ) -> Result<()> {
         let now = self.db.clock().now();
         let labels = [KeyValue::new("service", self.service), KeyValue::new("topic", topic.to_owned())];
-        let mut done = Vec::new();
+        let (mut done, mut untried) = (Vec::new(), Vec::new());
         let mut tx = self.begin(ctx).await?;
         for (i, message) in messages.iter().enumerate() {
             match results.get(i) {
                 Some(Ok(())) => done.push(message.seq),
                 Some(Err(failure)) => self.fail(&mut tx, message, failure, now, &labels).await?,
-                None => self.fail(&mut tx, message, &unanswered(), now, &labels).await?,
+                None => untried.push(message.seq),
             }
         }
         sqlx::query("DELETE FROM outbox WHERE seq = ANY($1)")
@@ -275,6 +287,13 @@ impl Relay {
             .execute(tx.conn())
             .await
             .map_err(errors::from_sqlx)?;
+        if !untried.is_empty() {
+            sqlx::query("UPDATE outbox SET leased_until = NULL WHERE seq = ANY($1)")
+                .bind(&untried)
+                .execute(tx.conn())
+                .await
+                .map_err(errors::from_sqlx)?;
+        }
         tx.commit().await?;
         self.delivered.add(u64::try_from(done.len()).unwrap_or(0), &labels);
         Ok(())
@@ -359,8 +378,4 @@ fn backoff(attempts: i32) -> Duration {
 
 fn unknown(topic: &str) -> Failure {
     Failure { detail: format!("nobody delivers {topic}"), permanent: false, retry_after: None }
-}
-
-fn unanswered() -> Failure {
-    Failure { detail: "the deliverer gave no answer for it".into(), permanent: false, retry_after: None }
 }

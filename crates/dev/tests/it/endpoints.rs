@@ -44,6 +44,21 @@ impl Ids {
         }
     }
 
+    /// A path template with these ids in it.
+    pub(crate) fn fill(&self, template: &str) -> String {
+        template
+            .replace("{org_id}", &self.org)
+            .replace("{user_id}", &self.user)
+            .replace("{agent_id}", &self.agent)
+            .replace("{work_item_id}", &self.work_item)
+            .replace("{job_id}", &self.job)
+            .replace("{key_id}", &self.key)
+            .replace("{invitation_id}", &self.invitation)
+            .replace("{integration_id}", &self.integration)
+            .replace("{event_id}", &self.event)
+            .replace("{name}", &self.secret)
+    }
+
     /// Well-formed ids of nothing, in an organization that there is.
     pub(crate) fn of_nothing(org: &str) -> Self {
         let c = &SystemClock;
@@ -152,18 +167,7 @@ impl Endpoint {
 
     /// The path with these ids in it, and whatever query it must have.
     pub(crate) fn path(&self, ids: &Ids) -> String {
-        let template = &self.policy().http.as_ref().unwrap().template;
-        let path = template
-            .replace("{org_id}", &ids.org)
-            .replace("{user_id}", &ids.user)
-            .replace("{agent_id}", &ids.agent)
-            .replace("{work_item_id}", &ids.work_item)
-            .replace("{job_id}", &ids.job)
-            .replace("{key_id}", &ids.key)
-            .replace("{invitation_id}", &ids.invitation)
-            .replace("{integration_id}", &ids.integration)
-            .replace("{event_id}", &ids.event)
-            .replace("{name}", &ids.secret);
+        let path = ids.fill(&self.policy().http.as_ref().unwrap().template);
         assert!(!path.contains('{'), "{}: teach Ids the variable in {path}", self.rpc);
         if self.rpc == "Integrations.FinishGithubInstall" {
             return format!("{path}?installation_id=1&code=c&state=s");

@@ -22,7 +22,7 @@ impl Bench {
         let org = organization(&owner).await.unwrap();
         let config = json!({ "command": "true", "limits": { "memory_mib": 64, "processes": 12, "disk_mib": 20, "cpu_seconds": 1 }, "timeout_seconds": 30 });
         let agent = owner
-            .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "w", "config": config }))
+            .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "worker", "config": config }))
             .await
             .unwrap();
         Self { stack, owner, agent: text(&agent, "id"), org }
@@ -138,7 +138,7 @@ async fn an_idle_sprite_stops_and_wakes_for_the_next_job() {
     let org = organization(&owner).await.unwrap();
     let config = json!({ "command": "sleep 3; echo x" });
     let agent = owner
-        .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "w", "config": config }))
+        .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "worker", "config": config }))
         .await
         .unwrap();
     let agent = text(&agent, "id");

@@ -70,7 +70,7 @@ async fn one_trace_id_from_the_request_to_the_runner() {
     let org = organization(&owner).await.unwrap();
     let config = json!({ "command": "echo $TRACEPARENT" });
     let agent = owner
-        .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "w", "config": config }))
+        .post(&format!("/v1/orgs/{org}/agents"), &json!({ "handle": "worker", "config": config }))
         .await
         .unwrap();
     let trace = "0af7651916cd43dd8448eb211c80319c";

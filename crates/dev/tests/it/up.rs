@@ -66,7 +66,7 @@ async fn up_runs_stops_without_a_trace_and_keeps_the_data() {
     let first = up(dir.path(), false);
     let (owner, _) = person(&first.operator(), "owner").await.unwrap();
     let org = organization(&owner).await.unwrap();
-    let agent = serde_json::json!({ "handle": "w", "config": { "command": "sleep 75.5" } });
+    let agent = serde_json::json!({ "handle": "worker", "config": { "command": "sleep 75.5" } });
     let agent = owner.post(&format!("/v1/orgs/{org}/agents"), &agent).await.unwrap();
     let item = serde_json::json!({ "agent_id": text(&agent, "id"), "title": "t" });
     let item = owner.post(&format!("/v1/orgs/{org}/work-items"), &item).await.unwrap();

@@ -6,7 +6,6 @@ use serde_json::{Value, json};
 
 pub(crate) struct World {
     pub(crate) owner: Client,
-    pub(crate) owner_id: String,
     pub(crate) org: String,
     pub(crate) member: Client,
     pub(crate) member_id: String,
@@ -24,7 +23,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) async fn new(stack: &TestStack) -> Self {
         let operator = stack.operator().unwrap();
-        let (owner, owner_id) = person(&operator, "owner").await.unwrap();
+        let (owner, _) = person(&operator, "owner").await.unwrap();
         let org = organization(&owner).await.unwrap();
         let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
         operator
@@ -58,7 +57,6 @@ impl World {
         let runner = std::fs::read_to_string(stack.places.sprites.join(sprite).join("token")).unwrap();
         Self {
             owner,
-            owner_id,
             member,
             member_id,
             agent,

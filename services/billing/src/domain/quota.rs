@@ -20,9 +20,9 @@ impl Level {
         }
     }
 
-    /// Whether 80 % of the limit is reached. Rounded up: of a limit of 1, that is 1.
+    /// Whether 80 % of the limit is reached. Below a limit of 5 that is the limit itself, and no warning helps.
     pub fn warns(self) -> bool {
-        self.limit.is_some_and(|limit| limit > 0 && (self.used + self.reserved) * 10 >= limit * 8)
+        self.limit.is_some_and(|limit| limit >= 5 && (self.used + self.reserved) * 10 >= limit * 8)
     }
 }
 
@@ -41,7 +41,8 @@ mod tests {
         let level = |used, reserved, limit| Level { used, reserved, limit };
         assert!(!level(79, 0, Some(100)).warns());
         assert!(level(79, 1, Some(100)).warns());
-        assert!(level(1, 0, Some(1)).warns() && !level(0, 0, Some(1)).warns());
+        assert!(level(4, 0, Some(5)).warns() && !level(3, 0, Some(5)).warns());
+        assert!(!level(1, 0, Some(1)).warns());
         assert!(!level(1 << 40, 0, None).warns());
         assert!(!level(0, 0, Some(0)).warns());
     }

@@ -89,6 +89,11 @@ impl Comments {
 }
 
 impl Deliver for Comments {
+    /// GitHub takes about a second for each.
+    fn at_a_time(&self) -> usize {
+        5
+    }
+
     fn deliver<'a>(&'a self, _: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>> {
         // GitHub asks for one writer at a time.
         Box::pin(async move {

@@ -18,7 +18,7 @@ use crate::store::work_items::WorkItemRow;
 use crate::store::{agents, github, integrations};
 
 /// Another replica takes a webhook over after so long.
-const LEASE: chrono::Duration = chrono::Duration::seconds(60);
+const LEASE: chrono::Duration = chrono::Duration::seconds(20);
 /// Attempts before a webhook is given up, visibly.
 const ATTEMPTS: i32 = 20;
 

@@ -153,6 +153,8 @@ impl Service {
             if !more {
                 tokio::select! {
                     () = to.closed() => return Ok(()),
+                    // Another replica goes on where this one stops: the client has the last sequence number.
+                    () = self.draining.cancelled() => return Err(Error::unavailable()),
                     () = tokio::time::sleep(Duration::from_millis(300)) => {}
                 }
             }

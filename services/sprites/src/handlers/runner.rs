@@ -39,11 +39,16 @@ impl Runner for Service {
                 return Ok(Response::new(pb::ClaimJobsResponse { assignments: Vec::new(), stop: true }));
             }
             let assignments = self.claim(&ctx, &agent, i64::from(r.max_jobs.clamp(1, 16))).await?;
-            if !assignments.is_empty() || tokio::time::Instant::now() >= deadline {
+            let waited = tokio::time::Instant::now() >= deadline || self.draining.is_cancelled();
+            if !assignments.is_empty() || waited {
                 return Ok(Response::new(pb::ClaimJobsResponse { assignments, stop: false }));
             }
             let look_again = (tokio::time::Instant::now() + Duration::from_secs(1)).min(deadline);
-            let _ = tokio::time::timeout_at(look_again, bell.notified()).await;
+            tokio::select! {
+                () = bell.notified() => {}
+                () = self.draining.cancelled() => {}
+                () = tokio::time::sleep_until(look_again) => {}
+            }
         }
     }
 
