@@ -153,7 +153,7 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["github"] = json!({
                     "app_id": APP_ID, "app_slug": APP_SLUG, "client_id": CLIENT_ID, "client_secret": keys.client_secret,
                     "private_key": keys.app_private, "webhook_secret": keys.webhook_secret,
-                    "api_url": github, "web_url": github,
+                    "api_url": github, "web_url": github, "redelivery_seconds": 2,
                 });
             }
             _ => {}

@@ -77,6 +77,8 @@ pub struct GithubConfig {
     pub api_url: String,
     /// Web pages and OAuth.
     pub web_url: String,
+    /// How often to ask GitHub for webhooks that did not reach us, in seconds, 1 to 3,600.
+    pub redelivery_seconds: u32,
 }
 
 impl Default for GithubConfig {
@@ -90,6 +92,7 @@ impl Default for GithubConfig {
             webhook_secret: Secret::default(),
             api_url: "https://api.github.com".into(),
             web_url: "https://github.com".into(),
+            redelivery_seconds: 120,
         }
     }
 }
@@ -140,6 +143,8 @@ impl Validate for Config {
                 "must have at least 16 characters",
             );
             problems.check(!g.app_slug.is_empty(), "github.app_slug", "must be the App's name in addresses");
+            let often = (1..=3600).contains(&g.redelivery_seconds);
+            problems.check(often, "github.redelivery_seconds", "must be 1 to 3600");
             problems.check(!g.client_id.is_empty(), "github.client_id", "must be the App's client id");
             let key = jsonwebtoken::EncodingKey::from_rsa_pem(g.private_key.expose().as_bytes());
             problems.check(key.is_ok(), "github.private_key", "must be the App's private key in PEM");

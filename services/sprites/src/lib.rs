@@ -155,5 +155,6 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     background!("reaper", run_reaper);
     background!("reconcile", run_reconcile);
     background!("webhooks", run_webhooks);
+    background!("redelivery", run_redelivery);
     Ok(bound)
 }

@@ -1,6 +1,7 @@
 //! Our GitHub App: who we are there, and what we ask it.
 
 pub(crate) mod event;
+mod redelivery;
 pub(crate) mod reply;
 mod webhooks;
 
@@ -223,6 +224,14 @@ impl Github {
 
 fn unreachable(error: reqwest::Error) -> Error {
     Error::unavailable().because(error)
+}
+
+/// Where the next page begins, from the Link header.
+fn next_cursor(response: &Response) -> Option<String> {
+    let link = response.headers().get("link")?.to_str().ok()?;
+    let next = link.split(',').find(|part| part.contains("rel=\"next\""))?;
+    let cursor = next.split("cursor=").nth(1)?;
+    Some(cursor.split(['&', '>']).next()?.to_owned())
 }
 
 /// GitHub's answer, or what its refusal means to us.

@@ -177,7 +177,8 @@ impl Service {
     async fn claim(&self, ctx: &RequestCtx, agent: &str, most: i64) -> Result<Vec<pb::Assignment>> {
         let now = self.clock.now();
         let mut tx = self.db.tenant(ctx).await?;
-        let Some(row) = agents::get(tx.conn(), agent).await?.filter(|a| a.state == "active") else {
+        // Locked: of two claims at once the second one counts the first one's jobs.
+        let Some(row) = agents::lock(tx.conn(), agent).await?.filter(|a| a.state == "active") else {
             return Ok(Vec::new());
         };
         let slots = i64::from(row.config.slots());
