@@ -83,6 +83,12 @@ impl Db {
 
     /// Builds spares up to the configured number; answers how many were built.
     pub async fn refill_spares(&self) -> Result<u32> {
+        self.refill_below(self.0.config.spares).await
+    }
+
+    /// Builds spares up to the configured number once there are fewer than `low`: DDL comes in batches, not beside each
+    /// creation.
+    async fn refill_below(&self, low: u32) -> Result<u32> {
         let mut built = 0;
         loop {
             let have: i64 = sqlx::query_scalar(
@@ -92,7 +98,8 @@ impl Db {
             .fetch_one(&self.0.control)
             .await
             .map_err(errors::from_sqlx)?;
-            if have >= i64::from(self.0.config.spares) {
+            let enough = if built == 0 { low } else { self.0.config.spares };
+            if have >= i64::from(enough) {
                 return Ok(built);
             }
             self.build_spare().await?;
@@ -105,7 +112,7 @@ impl Db {
         let mut turn = 0u32;
         loop {
             let work = async {
-                self.refill_spares().await?;
+                self.refill_below(self.0.config.spares.div_ceil(2)).await?;
                 self.0.buckets.iter().for_each(|b| b.close_idle());
                 if turn.is_multiple_of(60) {
                     migrate::migrate_laggards(self).await?;

@@ -42,9 +42,7 @@ impl Service {
             state: "provisioning".into(),
             created_at: self.clock.now(),
         };
-        let mut tx = self.db.control().await?;
-        let row = orgs::reserve(tx.conn(), &wish).await?;
-        tx.commit().await?;
+        let row = orgs::reserve(&mut *self.db.control_once().await?, &wish).await?;
         let ours = row.created_by == user && row.state == "provisioning";
         if row.id != wish.id && !ours {
             return Err(Error::new(
@@ -73,16 +71,13 @@ impl Service {
         .await;
         own?;
         others.into_iter().collect::<Result<Vec<()>>>()?;
-        let mut tx = self.db.control().await?;
-        orgs::activate(tx.conn(), &row.id).await?;
-        tx.commit().await
+        orgs::activate(&mut *self.db.control_once().await?, &row.id).await?;
+        Ok(())
     }
 
     /// Owner, data key and audit event, together, once.
     async fn found(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
-        let mut control = self.db.control().await?;
-        let owner = users::get(control.conn(), &row.created_by).await?;
-        control.commit().await?;
+        let owner = users::get(&mut *self.db.control_once().await?, &row.created_by).await?;
         let owner = owner.ok_or_else(|| Error::internal("the creator is gone"))?;
         let mut tx = self.db.tenant(ctx).await?;
         if org::insert(tx.conn(), &row.name).await? {

@@ -44,7 +44,8 @@ pub(super) async fn run() -> Result<Value> {
     let database = cluster.clone_of("bench_empty", |_| async { Ok(()) }).await?;
     let mut config = nitejar_db::testing::config(&database.url);
     config.buckets = u16::try_from(WORKERS)?;
-    config.bucket_connections = 1;
+    // With one tenant all workers meet in one bucket: each must find a connection there, as each unbound one has its own.
+    config.bucket_connections = u32::try_from(WORKERS)?;
     config.spares = 0;
     config.max_tenants_per_connection = 100_000;
     let text = |e: nitejar_common::Error| anyhow!(e.log_text());
@@ -175,7 +176,7 @@ async fn run_unbound(url: &str, share: &[(RequestCtx, i64)]) -> Result<u32> {
 async fn creation(result: &mut Value) -> Result<()> {
     const COUNT: u32 = 100;
     let mut tweaks = test_tweaks();
-    tweaks.spares = COUNT + 20;
+    tweaks.spares = COUNT * 2 + 20;
     let stack = TestStack::start_with(tweaks).await?;
     let text = |e: nitejar_common::Error| anyhow!(e.log_text());
     let mut ddl = 0.0;
@@ -186,7 +187,7 @@ async fn creation(result: &mut Value) -> Result<()> {
         ("audit", nitejar_audit::SCHEMA),
     ] {
         let mut config = stack.databases[name].config.clone();
-        config.spares = COUNT + 20;
+        config.spares = COUNT * 2 + 20;
         let db = Db::open(&config, schema, system()).await.map_err(text)?;
         // The services fill them too; both together are done when the number is reached.
         db.refill_spares().await.map_err(text)?;

@@ -65,8 +65,8 @@ async fn chaos_killed_services_lose_and_repeat_nothing() {
                     "installation_id": installation, "repository": repository, "title": format!("issue {i}"),
                     "labels": [format!("agent-{}", i % AGENTS)],
                 });
-                let delivered = fake.post("/_fake/issues", &wish).await.unwrap();
-                assert!(matches!(delivered["status"].as_u64(), Some(200 | 202)), "{delivered}");
+                // Sent once, as GitHub does: what hits a dead gateway is ours to ask for again.
+                fake.post("/_fake/issues", &wish).await.unwrap();
             }
         }
     });

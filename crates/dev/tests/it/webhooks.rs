@@ -3,6 +3,7 @@
 use nitejar_dev::client::text;
 use nitejar_dev::test_stack::{TestStack, connect_github};
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 use crate::world::World;
 
@@ -107,10 +108,24 @@ async fn a_reply_survives_what_github_may_do() {
         let number = opened["number"].to_string();
         let comments = |v: &Value| v["issues"][&repository][&number].as_array().map_or(0, Vec::len);
         github.until("/_fake/state", 40, fault, |v| comments(v) > 0).await.unwrap();
-        // Until the outbox is empty no second one may come.
-        let empty = |m: &Value| m.as_str().is_some_and(|t| !t.contains("github.comment"));
-        let _ = empty;
-        tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
+        // Once the outbox holds nothing more of it, no second one can come.
+        let mut raw = sqlx::PgConnection::connect(&stack.databases["sprites"].handle.url).await.unwrap();
+        let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
+            .bind(&w.org)
+            .fetch_one(&mut raw)
+            .await
+            .unwrap();
+        let left = format!("SELECT count(*) FROM t_{number}.outbox WHERE topic = 'github.comment'");
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(left.clone()))
+            .fetch_one(&mut raw)
+            .await
+            .unwrap()
+            > 0
+        {
+            assert!(std::time::Instant::now() < until, "{fault}: the reply is still in the outbox");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
         let state = github.get("/_fake/state").await.unwrap();
         assert_eq!(comments(&state), 1, "{fault}: {state}");
     }
@@ -142,7 +157,6 @@ async fn all_of_githubs_own_examples_are_taken_in() {
     }
     assert!(sent > 300, "{sent}");
     // All are worked off: none hangs, none is given up, none is unreadable.
-    use sqlx::Connection as _;
     let mut raw = sqlx::PgConnection::connect(&stack.databases["sprites"].handle.url).await.unwrap();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {

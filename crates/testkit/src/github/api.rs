@@ -20,7 +20,7 @@ const NOT_FOUND: Refusal = Refusal(StatusCode::NOT_FOUND, "Not Found");
 const BAD: Refusal = Refusal(StatusCode::UNAUTHORIZED, "Bad credentials");
 
 #[expect(clippy::disallowed_methods, reason = "testkit stands below the crate that has the clock")]
-fn now() -> DateTime<Utc> {
+pub(super) fn now() -> DateTime<Utc> {
     Utc::now()
 }
 
@@ -49,6 +49,7 @@ pub(super) async fn handle(State(shared): State<Shared>, request: Request) -> Re
         _ => {}
     }
     let answer = route(&shared, &method, &path, &query, &parts.headers, &body);
+    let link = next_page(&shared, &path, &query);
     let (status, value) = answer.unwrap_or_else(|Refusal(status, text)| (status, message(text)));
     shared.state().note(Exchange {
         method: method.to_string(),
@@ -58,7 +59,58 @@ pub(super) async fn handle(State(shared): State<Shared>, request: Request) -> Re
         status: status.as_u16(),
         response: value.clone(),
     });
-    if fault.as_deref() == Some("lost_answer") { broken() } else { json_response(status, &value) }
+    if fault.as_deref() == Some("lost_answer") {
+        return broken();
+    }
+    let mut response = json_response(status, &value);
+    if let Some(link) = link.and_then(|l| HeaderValue::from_str(&l).ok()) {
+        response.headers_mut().insert(header::LINK, link);
+    }
+    response
+}
+
+/// The Link header of a page of deliveries that is not the last one.
+fn next_page(shared: &Shared, path: &str, query: &str) -> Option<String> {
+    if path != "/app/hook/deliveries" {
+        return None;
+    }
+    let page = delivery_page(shared, query);
+    let last = page.last()?["id"].as_u64()?;
+    let more = shared.state().deliveries.iter().any(|d| d.id < last);
+    more.then(|| {
+        format!("<https://api.github.com/app/hook/deliveries?per_page=100&cursor={last}>; rel=\"next\"")
+    })
+}
+
+/// Deliveries before the cursor, the newest first.
+fn delivery_page(shared: &Shared, query: &str) -> Vec<Value> {
+    let cursor = query.split('&').find_map(|p| p.strip_prefix("cursor=")).and_then(|c| c.parse::<u64>().ok());
+    let (_, size) = paging(query);
+    let state = shared.state();
+    let before = state.deliveries.iter().rev().filter(|d| cursor.is_none_or(|c| d.id < c));
+    before
+        .take(size)
+        .map(|d| {
+            let text = if d.status == 0 { "failed to connect to host".to_owned() } else { d.status.to_string() };
+            json!({
+                "id": d.id, "guid": d.guid, "delivered_at": d.at, "redelivery": d.redelivery, "duration": 0.1, "status": text,
+                "status_code": d.status, "event": d.event, "action": d.payload["action"].as_str(),
+                "installation_id": d.payload["installation"]["id"].as_u64(), "repository_id": d.payload["repository"]["id"].as_u64(),
+                "throttled_at": null,
+            })
+        })
+        .collect()
+}
+
+/// Delivers again, later, as GitHub does.
+fn redeliver(shared: &Shared, id: u64) -> Answer {
+    let found = shared.state().deliveries.iter().find(|d| d.id == id).cloned().ok_or(NOT_FOUND)?;
+    let shared = shared.clone();
+    tokio::spawn(async move {
+        let _ =
+            super::control::attempt(&shared, &found.event, &found.payload, &found.guid, "right", true).await;
+    });
+    Ok((StatusCode::ACCEPTED, json!({})))
 }
 
 fn message(text: &str) -> Value {
@@ -108,6 +160,14 @@ fn route(
         ("POST", ["app", "installations", id, "access_tokens"]) => {
             app(shared, headers)?;
             access_token(shared, id.parse().map_err(|_| NOT_FOUND)?, &json_body)
+        }
+        ("GET", ["app", "hook", "deliveries"]) => {
+            app(shared, headers)?;
+            Ok((StatusCode::OK, delivery_page(shared, query).into()))
+        }
+        ("POST", ["app", "hook", "deliveries", id, "attempts"]) => {
+            app(shared, headers)?;
+            redeliver(shared, id.parse().map_err(|_| NOT_FOUND)?)
         }
         ("GET", ["installation", "repositories"]) => repositories(shared, headers, query),
         (_, ["repos", owner, repo, "issues", number, "comments"]) => {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::Shared;
-use super::state::{Fault, Installation};
+use super::state::{Delivery, Fault, Installation};
 
 /// A real payload of each kind.
 const ISSUE_OPENED: &str = include_str!("payloads/issues.opened.json");
@@ -66,12 +66,25 @@ pub(super) async fn deliver(State(shared): State<Shared>, Json(wish): Json<Deliv
 }
 
 async fn send(shared: &Shared, event: &str, payload: &Value, id: Option<String>, signature: &str) -> Answer {
-    let body = payload.to_string();
     let id = id.unwrap_or_else(|| {
         let n = shared.state().id();
         format!("{n:08x}-0000-4000-8000-{n:012x}")
     });
-    let mut mac = Hmac::<Sha256>::new_from_slice(shared.config.webhook_secret.as_bytes()).map_err(fail)?;
+    let (status, answer) = attempt(shared, event, payload, &id, signature, false).await.map_err(fail)?;
+    Ok(Json(json!({ "delivery_id": id, "status": status, "answer": answer })))
+}
+
+/// Sends a webhook once, as GitHub does, and remembers what came of it: (status, 0 when nobody answered; its body).
+pub(super) async fn attempt(
+    shared: &Shared,
+    event: &str,
+    payload: &Value,
+    guid: &str,
+    signature: &str,
+    redelivery: bool,
+) -> anyhow::Result<(u16, Value)> {
+    let body = payload.to_string();
+    let mut mac = Hmac::<Sha256>::new_from_slice(shared.config.webhook_secret.as_bytes())?;
     mac.update(body.as_bytes());
     if signature == "wrong" {
         mac.update(b"!");
@@ -79,31 +92,36 @@ async fn send(shared: &Shared, event: &str, payload: &Value, id: Option<String>,
     let mut request = shared
         .http
         .post(&shared.config.webhook_url)
+        .timeout(std::time::Duration::from_secs(10))
         .header("content-type", "application/json")
         .header("user-agent", "GitHub-Hookshot/fake")
         .header("x-github-event", event)
-        .header("x-github-delivery", &id)
+        .header("x-github-delivery", guid)
         .header("x-github-hook-installation-target-type", "integration")
         .header("x-github-hook-installation-target-id", shared.config.app_id.to_string());
     if signature != "none" {
         let hex = hex::encode(mac.finalize().into_bytes());
         request = request.header("x-hub-signature-256", format!("sha256={hex}"));
     }
-    // GitHub itself does not try again; somebody who asks for a redelivery does. So does this, while nobody answers.
-    let mut tries = 0;
-    let response = loop {
-        let attempt = request.try_clone().ok_or_else(|| fail("a body that can't be sent twice"))?;
-        match attempt.body(body.clone()).send().await {
-            Ok(response) if response.status().as_u16() < 500 => break response,
-            Ok(response) if tries >= 100 => break response,
-            Err(error) if tries >= 100 => return Err(fail(error)),
-            _ => tokio::time::sleep(std::time::Duration::from_millis(200)).await,
-        }
-        tries += 1;
+    let (status, answer) = match request.body(body).send().await {
+        Ok(response) => (response.status().as_u16(), response.json().await.unwrap_or_default()),
+        Err(_) => (0, Value::Null),
     };
-    let status = response.status().as_u16();
-    let answer: Value = response.json().await.unwrap_or_default();
-    Ok(Json(json!({ "delivery_id": id, "status": status, "answer": answer })))
+    // What an attacker sends is no delivery of GitHub's.
+    if !matches!(signature, "wrong" | "none") {
+        let mut state = shared.state();
+        let delivery = Delivery {
+            id: state.id(),
+            guid: guid.to_owned(),
+            event: event.to_owned(),
+            payload: payload.clone(),
+            status,
+            at: super::api::now().to_rfc3339(),
+            redelivery,
+        };
+        state.deliveries.push(delivery);
+    }
+    Ok((status, answer))
 }
 
 #[derive(Deserialize)]

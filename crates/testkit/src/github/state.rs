@@ -18,6 +18,8 @@ pub(crate) struct State {
     pub(crate) tokens: HashMap<String, Token>,
     /// `owner/repo` → issues by number.
     pub(crate) issues: BTreeMap<String, BTreeMap<u64, Issue>>,
+    /// Webhooks, each attempt, the newest last.
+    pub(crate) deliveries: Vec<Delivery>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) exchanges: VecDeque<Exchange>,
 }
@@ -52,6 +54,19 @@ pub(crate) struct Issue {
 pub(crate) struct Comment {
     pub(crate) id: u64,
     pub(crate) body: String,
+}
+
+/// One attempt to deliver a webhook.
+#[derive(Clone, Debug)]
+pub(crate) struct Delivery {
+    pub(crate) id: u64,
+    pub(crate) guid: String,
+    pub(crate) event: String,
+    pub(crate) payload: Value,
+    /// 0: nobody answered.
+    pub(crate) status: u16,
+    pub(crate) at: String,
+    pub(crate) redelivery: bool,
 }
 
 /// Something to go wrong.

@@ -17,10 +17,9 @@ impl SpritesInternal for Service {
         request: Request<pb::ResolveRunnerRequest>,
     ) -> Result<Response<pb::ResolveRunnerResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
-        let mut tx = self.db.control().await?;
-        let found =
-            sprites::by_token(tx.conn(), &request.get_ref().token_sha256).await.map_err(Error::from)?;
-        tx.commit().await?;
+        let found = sprites::by_token(&mut *self.db.control_once().await?, &request.get_ref().token_sha256)
+            .await
+            .map_err(Error::from)?;
         let (sprite_id, org_id) =
             found.ok_or_else(|| Error::new(Code::InvalidCredential, "This token is not valid."))?;
         Ok(Response::new(pb::ResolveRunnerResponse { sprite_id, org_id }))

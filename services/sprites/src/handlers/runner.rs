@@ -168,9 +168,7 @@ impl Service {
 
     /// The calling Sprite's (agent, phase).
     async fn sprite(&self, ctx: &RequestCtx) -> Result<(String, String)> {
-        let mut tx = self.db.control().await?;
-        let found = sprites::of_runner(tx.conn(), &ctx.actor.id).await?;
-        tx.commit().await?;
+        let found = sprites::of_runner(&mut *self.db.control_once().await?, &ctx.actor.id).await?;
         found.ok_or_else(|| Error::new(Code::InvalidCredential, "This Sprite is gone."))
     }
 

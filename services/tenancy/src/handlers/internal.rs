@@ -39,10 +39,9 @@ impl TenancyInternal for Service {
             }));
         }
         let now = self.clock.now();
-        let mut tx = self.db.control().await?;
-        let found =
-            credentials::resolve(tx.conn(), &r.key_sha256, &r.org_id, now).await.map_err(Error::from)?;
-        tx.commit().await?;
+        let found = credentials::resolve(&mut *self.db.control_once().await?, &r.key_sha256, &r.org_id, now)
+            .await
+            .map_err(Error::from)?;
         let row = found.ok_or_else(|| Error::new(Code::InvalidCredential, "This key is not valid."))?;
         if row.last_used_at.is_none_or(|at| now - at > chrono::Duration::minutes(1)) {
             self.note_use(row.key_id.clone());

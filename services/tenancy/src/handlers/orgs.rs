@@ -34,10 +34,9 @@ impl Orgs for Service {
         let r = request.into_inner();
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
-        let mut tx = self.db.control().await?;
-        let rows =
-            orgs::of_user(tx.conn(), ctx.require_user()?, &after, size + 1).await.map_err(Error::from)?;
-        tx.commit().await?;
+        let rows = orgs::of_user(&mut *self.db.control_once().await?, ctx.require_user()?, &after, size + 1)
+            .await
+            .map_err(Error::from)?;
         let (rows, next_page_token) = page::cut(rows, size, |(id, _)| id.clone());
         let mut list = Vec::with_capacity(rows.len());
         for (id, role) in rows {
@@ -103,9 +102,7 @@ impl Service {
     /// The context's organization as its member sees it.
     async fn read(&self, ctx: &RequestCtx) -> Result<pb::Org> {
         let id = ctx.tenant()?.as_str();
-        let mut control = self.db.control().await?;
-        let life = orgs::get(control.conn(), id).await?;
-        control.commit().await?;
+        let life = orgs::get(&mut *self.db.control_once().await?, id).await?;
         let life = life.ok_or_else(|| Error::not_found(format!("organization {id}")))?;
         let mut tx = self.db.tenant_read(ctx).await?;
         let row = org::get(tx.conn()).await?;

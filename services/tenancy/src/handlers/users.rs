@@ -88,9 +88,7 @@ impl Users for Service {
 
 impl Service {
     pub(crate) async fn user(&self, id: &str) -> Result<UserRow> {
-        let mut tx = self.db.control().await?;
-        let user = users::get(tx.conn(), id).await?;
-        tx.commit().await?;
+        let user = users::get(&mut *self.db.control_once().await?, id).await?;
         user.ok_or_else(|| Error::not_found(format!("user {id}")))
     }
 }
