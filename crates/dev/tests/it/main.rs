@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod chaos;
+mod contract;
 mod coverage;
 mod endpoints;
 mod isolation;

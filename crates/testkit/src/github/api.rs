@@ -173,7 +173,7 @@ fn route(
         (_, ["repos", owner, repo, "issues", number, "comments"]) => {
             let repo = format!("{owner}/{repo}");
             let number = number.parse().map_err(|_| NOT_FOUND)?;
-            may_reach(shared, headers, &repo)?;
+            may_reach(shared, headers, &repo, *method == Method::POST)?;
             match method.as_str() {
                 "GET" => list_comments(shared, &repo, number, query),
                 "POST" => create_comment(shared, &repo, number, &json_body),
@@ -295,15 +295,21 @@ fn access_token(shared: &Shared, id: u64, wish: &Value) -> Answer {
     }
     let token = format!("ghs_{}", state.id());
     let expires = now() + chrono::Duration::hours(1);
+    let permissions = if wish["permissions"].is_object() { wish["permissions"].clone() } else { granted() };
+    let wider = permissions.as_object().is_some_and(|p| p.keys().any(|name| granted()[name].is_null()));
+    if wider {
+        let text = "The permissions requested are not granted to this installation.";
+        return Err(Refusal(StatusCode::UNPROCESSABLE_ENTITY, text));
+    }
     state.tokens.insert(
         token.clone(),
-        Token { installation: id, repositories: wished, expires_at: expires.timestamp() },
+        Token {
+            installation: id,
+            permissions: permissions.clone(),
+            repositories: wished,
+            expires_at: expires.timestamp(),
+        },
     );
-    let permissions = if wish["permissions"].is_object() {
-        wish["permissions"].clone()
-    } else {
-        json!({ "issues": "write" })
-    };
     Ok((
         StatusCode::CREATED,
         json!({ "token": token, "expires_at": expires.to_rfc3339_opts(SecondsFormat::Secs, true), "permissions": permissions,
@@ -311,24 +317,34 @@ fn access_token(shared: &Shared, id: u64, wish: &Value) -> Answer {
     ))
 }
 
+/// What every installation grants the App.
+fn granted() -> Value {
+    json!({ "issues": "write", "pull_requests": "write", "metadata": "read" })
+}
+
 fn repositories(shared: &Shared, headers: &HeaderMap, query: &str) -> Answer {
     let state = shared.state();
     let token = state.tokens.get(bearer(headers)).filter(|t| t.expires_at > now().timestamp()).ok_or(BAD)?;
     let found = state.installations.get(&token.installation).ok_or(NOT_FOUND)?;
-    let all: Vec<(u64, String)> = found.repositories.iter().map(|(id, name)| (*id, name.clone())).collect();
+    let reach = |id: &u64| token.repositories.as_ref().is_none_or(|list| list.contains(id));
+    let all: Vec<(u64, String)> =
+        found.repositories.iter().filter(|(id, _)| reach(id)).map(|(id, name)| (*id, name.clone())).collect();
     let total = all.len();
     let list: Vec<Value> =
-        page(all, query).into_iter().map(|(id, name)| json!({ "id": id, "name": name.rsplit('/').next(), "full_name": name, "private": true })).collect();
+        page(all, query).into_iter().map(|(id, name)| super::control::repository(id, &name)).collect();
     Ok((StatusCode::OK, json!({ "total_count": total, "repositories": list })))
 }
 
-fn may_reach(shared: &Shared, headers: &HeaderMap, repo: &str) -> Result<(), Refusal> {
+fn may_reach(shared: &Shared, headers: &HeaderMap, repo: &str, write: bool) -> Result<(), Refusal> {
     let state = shared.state();
     let token = state.tokens.get(bearer(headers)).filter(|t| t.expires_at > now().timestamp()).ok_or(BAD)?;
     let found = state.installations.get(&token.installation).ok_or(NOT_FOUND)?;
     let id = found.repositories.iter().find(|(_, name)| *name == repo).map(|(id, _)| *id).ok_or(NOT_FOUND)?;
     if token.repositories.as_ref().is_some_and(|list| !list.contains(&id)) {
         return Err(NOT_FOUND);
+    }
+    if write && token.permissions["issues"] != "write" && token.permissions["pull_requests"] != "write" {
+        return Err(Refusal(StatusCode::FORBIDDEN, "Resource not accessible by integration"));
     }
     Ok(())
 }

@@ -103,9 +103,19 @@ pub(super) async fn attempt(
         let hex = hex::encode(mac.finalize().into_bytes());
         request = request.header("x-hub-signature-256", format!("sha256={hex}"));
     }
-    let (status, answer) = match request.body(body).send().await {
-        Ok(response) => (response.status().as_u16(), response.json().await.unwrap_or_default()),
-        Err(_) => (0, Value::Null),
+    let lost = {
+        let mut state = shared.state();
+        let lost = state.lose > 0;
+        state.lose = state.lose.saturating_sub(1);
+        lost
+    };
+    let (status, answer) = if lost {
+        (0, Value::Null)
+    } else {
+        match request.body(body).send().await {
+            Ok(response) => (response.status().as_u16(), response.json().await.unwrap_or_default()),
+            Err(_) => (0, Value::Null),
+        }
     };
     // What an attacker sends is no delivery of GitHub's.
     if !matches!(signature, "wrong" | "none") {
@@ -205,6 +215,24 @@ fn patch(payload: &mut Value, installation: u64, repository_id: u64, repository:
 pub(super) async fn fault(State(shared): State<Shared>, Json(fault): Json<Fault>) -> Json<Value> {
     shared.state().faults.push(fault);
     Json(json!({}))
+}
+
+/// The next webhook does not arrive.
+pub(super) async fn lose_next(State(shared): State<Shared>) -> Json<Value> {
+    shared.state().lose += 1;
+    Json(json!({}))
+}
+
+/// A whole repository as GitHub shows it, under another number and name.
+pub(super) fn repository(id: u64, full_name: &str) -> Value {
+    let payload: Value = serde_json::from_str(ISSUE_OPENED).unwrap_or_default();
+    let mut repository = payload["repository"].clone();
+    let (owner, name) = full_name.split_once('/').unwrap_or(("", full_name));
+    repository["id"] = id.into();
+    repository["full_name"] = full_name.into();
+    repository["name"] = name.into();
+    repository["owner"]["login"] = owner.into();
+    repository
 }
 
 /// What there is.

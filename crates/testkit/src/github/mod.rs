@@ -82,6 +82,7 @@ impl FakeGithub {
             .route("/_fake/issues", post(control::open_issue))
             .route("/_fake/comments", post(control::comment))
             .route("/_fake/faults", post(control::fault))
+            .route("/_fake/lose_next", post(control::lose_next))
             .route("/_fake/state", get(control::show))
             .fallback(any(api::handle))
             .with_state(shared.clone());

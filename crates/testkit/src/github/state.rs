@@ -20,6 +20,8 @@ pub(crate) struct State {
     pub(crate) issues: BTreeMap<String, BTreeMap<u64, Issue>>,
     /// Webhooks, each attempt, the newest last.
     pub(crate) deliveries: Vec<Delivery>,
+    /// So many webhooks are not sent and count as failed.
+    pub(crate) lose: u32,
     pub(crate) faults: Vec<Fault>,
     pub(crate) exchanges: VecDeque<Exchange>,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Installation {
 #[derive(Clone, Debug)]
 pub(crate) struct Token {
     pub(crate) installation: u64,
+    /// Such as `issues` → `write`.
+    pub(crate) permissions: Value,
     /// None: all of the installation's.
     pub(crate) repositories: Option<Vec<u64>>,
     pub(crate) expires_at: i64,
