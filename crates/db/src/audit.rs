@@ -17,6 +17,9 @@ use sqlx::PgConnection;
 
 use crate::outbox::{self, Deliver, Delivery, Failure, OutboxMessage};
 
+/// The audit service takes no more at a time.
+const MOST: usize = 500;
+
 /// The outbox topic.
 pub const TOPIC: &str = "audit";
 
@@ -56,15 +59,18 @@ pub async fn push(
     push_all(conn, ctx, clock, vec![event(ctx, clock, action, target, details)]).await
 }
 
-/// Writes several events in one message; at most 500.
+/// Writes several events, so many in one message as the audit service takes at a time.
 pub async fn push_all(
     conn: &mut PgConnection,
     ctx: &RequestCtx,
     clock: &dyn Clock,
     events: Vec<AuditEvent>,
 ) -> Result<()> {
-    let payload = RecordEventsRequest { events }.encode_to_vec();
-    outbox::push(conn, ctx, clock, TOPIC, "", &payload).await
+    for chunk in events.chunks(MOST) {
+        let payload = RecordEventsRequest { events: chunk.to_vec() }.encode_to_vec();
+        outbox::push(conn, ctx, clock, TOPIC, "", &payload).await?;
+    }
+    Ok(())
 }
 
 /// Delivers the topic to the audit service.
@@ -98,18 +104,26 @@ impl Deliver for AuditDelivery {
             let mut results: Vec<Delivery> = Vec::with_capacity(batch.len());
             let mut events = Vec::new();
             let mut waiting = 0;
-            for (i, message) in batch.iter().enumerate() {
-                match RecordEventsRequest::decode(message.payload.as_slice()) {
-                    Ok(request) => events.extend(request.events),
+            for message in batch {
+                let new = match RecordEventsRequest::decode(message.payload.as_slice()) {
+                    Ok(request) => request.events,
                     // Can't happen with what `push_all` wrote; were it sent on, it would hold back all others.
-                    Err(error) => tracing::error!(%error, id = message.id, "an audit message can't be read"),
-                }
-                waiting += 1;
-                if events.len() >= 400 || i + 1 == batch.len() {
+                    Err(error) => {
+                        tracing::error!(%error, id = message.id, "an audit message can't be read");
+                        Vec::new()
+                    }
+                };
+                if events.len() + new.len() > MOST && waiting > 0 {
                     let sent = self.send(ctx, std::mem::take(&mut events)).await.map_err(Failure::from);
                     results.extend(std::iter::repeat_n(sent, waiting));
                     waiting = 0;
                 }
+                events.extend(new);
+                waiting += 1;
+            }
+            if waiting > 0 {
+                let sent = self.send(ctx, events).await.map_err(Failure::from);
+                results.extend(std::iter::repeat_n(sent, waiting));
             }
             results
         })

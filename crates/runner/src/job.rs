@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::OFlags;
 use tokio::process::{Child, Command};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -99,7 +100,7 @@ impl Running {
             readers.spawn(output::read("stderr", err, mask.clone(), lines.clone()));
         }
         let mut tree =
-            Tree { root: pid, mark: format!("NITEJAR_JOB_ID={}", job.job_id), seen: BTreeSet::new() };
+            Tree { root: pid, mark: format!("NITEJAR_LEASE={}", self.lease()), seen: BTreeSet::new() };
         let ended = self.watch(&mut child, &mut tree, lost).await;
         // Nothing of a job outlives it, however it ended.
         procs::kill_all(|| tree.alive()).await;
@@ -134,6 +135,11 @@ impl Running {
         completion
     }
 
+    /// Names this attempt: an older one of the same job must not take our processes for its own.
+    fn lease(&self) -> String {
+        format!("{}-{}", self.job.job_id, self.job.lease_epoch)
+    }
+
     fn spawn(&self, scratch: &Path, result: &Path) -> std::io::Result<Child> {
         let job = &self.job;
         let home = self.dir.join("home");
@@ -153,6 +159,7 @@ impl Running {
             .env("NITEJAR_ATTEMPT", job.attempt.to_string())
             .envs(&job.env)
             .env("NITEJAR_JOB_ID", &job.job_id)
+            .env("NITEJAR_LEASE", self.lease())
             .env("NITEJAR_SPRITE_DIR", &self.dir)
             .env("NITEJAR_WORK_ITEM", &item)
             .env("NITEJAR_RESULT", result)
@@ -202,7 +209,8 @@ impl Running {
     fn over_limit(&self, tree: &mut Tree, turn: u32) -> Option<&'static str> {
         let job = &self.job;
         let all = procs::all();
-        let mine = tree.find(&all);
+        let mut mine = tree.find(&all);
+        mine.retain(|pid| all.get(pid).is_some_and(|p| p.state != 'Z'));
         let sum = |f: fn(&procs::Proc) -> u64| mine.iter().filter_map(|pid| all.get(pid)).map(f).sum::<u64>();
         if sum(|p| p.cpu) / procs::TICKS > job.cpu_seconds {
             return Some("cpu_limit");
@@ -253,9 +261,15 @@ impl Tree {
 /// What the command wrote as its reply.
 fn reply(path: &Path, mask: &Mask) -> String {
     use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
     let mut bytes = Vec::new();
-    let read = std::fs::File::open(path).and_then(|f| f.take(REPLY as u64).read_to_end(&mut bytes));
-    if read.is_err() {
+    // A job may have put anything there: a pipe that nobody writes to would hold us for ever, a link could lead anywhere.
+    let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();
+    let file = std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path);
+    let Some(file) = file.ok().filter(|f| f.metadata().is_ok_and(|m| m.is_file())) else {
+        return String::new();
+    };
+    if file.take(REPLY as u64).read_to_end(&mut bytes).is_err() {
         return String::new();
     }
     let mut text = mask.apply(&String::from_utf8_lossy(&bytes).replace('\0', "\u{fffd}"));

@@ -34,17 +34,26 @@ pub(crate) async fn turn(quota: &Quota) -> Result<()> {
         if pointers.is_empty() {
             return Ok(());
         }
+        let mut troubled = BTreeSet::new();
         let tenants: BTreeSet<i64> = pointers.iter().map(|(_, tenant)| *tenant).collect();
         for tenant in tenants {
             if let Some(org) = quota.db.org_of(tenant).await? {
                 let ctx = RequestCtx::service("billing", &*quota.clock).for_tenant(org);
-                expire(quota, &ctx).await?;
+                // One tenant's trouble is not the others': its pointers stay and are found again.
+                if let Err(error) = expire(quota, &ctx).await {
+                    tracing::warn!(tenant, error = %error.log_text(), "not expired; trying again");
+                    troubled.insert(tenant);
+                }
             }
         }
-        let ids: Vec<i64> = pointers.iter().map(|(id, _)| *id).collect();
+        let ids: Vec<i64> =
+            pointers.iter().filter(|(_, tenant)| !troubled.contains(tenant)).map(|(id, _)| *id).collect();
         let mut tx = quota.db.control().await?;
         due::delete(tx.conn(), &ids).await?;
         tx.commit().await?;
+        if !troubled.is_empty() {
+            return Ok(());
+        }
     }
 }
 

@@ -121,15 +121,22 @@ impl Quota {
         tx.commit().await
     }
 
-    /// Gives reserved keys back. What is committed stays counted.
+    /// Gives reserved keys back. What is committed stays counted. Who was refused before may ask again.
     pub async fn release(&self, ctx: &RequestCtx, meter: Meter, keys: &[String]) -> Result<()> {
         let current = Self::period(meter, self.clock.now());
         let mut tx = self.db.tenant(ctx).await?;
+        let limit = self.plan(&mut tx).await?.limit(meter);
         let (mut rows, held) = self.lock_for(&mut tx, meter, &current, keys).await?;
         unhold(&mut rows, &held);
         reservations::end(tx.conn(), meter, keys, "released").await?;
+        let mut room = false;
         for (period, row) in &rows {
             meters::save(tx.conn(), period, row).await?;
+            let level = Level { used: row.used, reserved: row.reserved, limit };
+            room |= *period == current && row.blocked_at.is_some() && level.free() > 0;
+        }
+        if room && meter == Meter::Jobs {
+            nitejar_db::outbox::push(tx.conn(), ctx, &*self.clock, crate::notify::TOPIC, "", &[]).await?;
         }
         tx.commit().await
     }

@@ -45,6 +45,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         denials,
         meter: Arc::clone(&meter),
         metrics: service::Metrics::new(),
+        webhooks: tokio::sync::Semaphore::new(16),
     });
     let router = Router::new()
         .route("/openapi.json", get(openapi::serve))

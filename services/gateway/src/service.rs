@@ -32,6 +32,8 @@ use crate::{authz, problem};
 
 /// The largest body of an API request.
 const LARGEST: usize = 1 << 20;
+/// How long a body may take to arrive.
+const BODY: Duration = Duration::from_secs(20);
 /// The deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A runner's long poll takes longer.
@@ -46,6 +48,8 @@ pub(crate) struct Gateway {
     pub(crate) denials: Denials,
     pub(crate) meter: Arc<Meter>,
     pub(crate) metrics: Metrics,
+    /// Webhooks are large and unproved until sprites looked at them: so many are held at a time.
+    pub(crate) webhooks: tokio::sync::Semaphore,
 }
 
 /// Counts and times.
@@ -148,7 +152,7 @@ async fn who_where_may(
         }
     };
     authz::authorize(policy, &caller, org, request_id).inspect_err(|error| {
-        gateway.denials.note(&caller, &policy.path, org, error, request_id);
+        gateway.denials.note(&caller, &policy.path, org.filter(|org| is_id(org, "org")), error, request_id);
     })
 }
 
@@ -190,7 +194,10 @@ pub(crate) async fn read_body(http: Request, largest: usize) -> Result<Bytes> {
         return Err(too_large());
     }
     let mut bytes = BytesMut::new();
-    while let Some(frame) = body.frame().await {
+    let deadline = tokio::time::Instant::now() + BODY;
+    // A client that sends a byte a minute would hold its memory for ever.
+    let slow = |_| Error::new(Code::MalformedBody, "The body took too long to arrive.");
+    while let Some(frame) = tokio::time::timeout_at(deadline, body.frame()).await.map_err(slow)? {
         let frame = frame.map_err(|_| Error::new(Code::MalformedBody, "The body broke off."))?;
         if let Ok(data) = frame.into_data() {
             if bytes.len() + data.len() > largest {

@@ -95,11 +95,15 @@ impl Service {
         let mut tx = self.db.tenant(&ctx).await?;
         let moved = queue::allow(tx.conn(), &allowed).await?;
         // Cancelled while we asked: billing must not keep a unit for what will never run.
-        let unused: Vec<String> =
+        let unmoved: Vec<String> =
             allowed.into_iter().filter(|id| !moved.iter().any(|m| m.id == *id)).collect();
+        let unused = queue::ended(tx.conn(), &unmoved).await?;
         delivery::push(tx.conn(), &ctx, &*self.clock, delivery::RELEASE, &unused).await?;
-        queue::unpoint_ended(tx.conn(), &unused).await?;
-        queue::block(tx.conn(), &refused, next_month(self.clock.now())).await?;
+        queue::unpoint(tx.conn(), &unused).await?;
+        // Usually the quota's change wakes them; asking now and then finds what that missed.
+        let now = self.clock.now();
+        let until = next_month(now).min(now + chrono::Duration::minutes(5));
+        queue::block(tx.conn(), &refused, until).await?;
         tx.commit().await?;
         self.wake.ring(moved.iter().map(|m| m.agent_id.as_str()));
         if !moved.is_empty() {

@@ -111,7 +111,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         relay = relay.topic(topic, delivery::BillingDelivery::new(billing.clone(), topic));
     }
     if let Some(github) = github {
-        relay = relay.topic(github::reply::TOPIC, github::reply::Comments::new(github));
+        relay = relay.topic(github::reply::TOPIC, github::reply::Comments::new(github, db.clone()));
     }
     let relay = Arc::new(relay);
     let routes = Routes::new(pb::agents_server::AgentsServer::new(service.clone()))

@@ -39,19 +39,25 @@ impl Service {
         for pointer in leased {
             by_tenant.entry(pointer.tenant_number).or_default().push(pointer.job_id);
         }
+        // One tenant's trouble is not the others': it is found again in the next turn.
+        let noted = |tenant: i64, result: Result<()>| {
+            if let Err(error) = result {
+                tracing::warn!(tenant, error = %error.log_text(), "reaper; this tenant again in the next turn");
+            }
+        };
         for (tenant, jobs) in by_tenant {
             if let Some(ctx) = self.system(tenant).await? {
-                self.expire_leases(&ctx, &jobs).await?;
+                noted(tenant, self.expire_leases(&ctx, &jobs).await);
             }
         }
         for pointer in blocked {
             if let Some(ctx) = self.system(pointer.tenant_number).await? {
-                self.unblock(&ctx).await?;
+                noted(pointer.tenant_number, self.unblock(&ctx).await);
             }
         }
         for (agent, tenant) in claims {
             if let Some(ctx) = self.system(tenant).await? {
-                self.give_back_slot(&ctx, &agent).await?;
+                noted(tenant, self.give_back_slot(&ctx, &agent).await);
             }
         }
         Ok(())

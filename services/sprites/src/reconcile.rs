@@ -23,6 +23,8 @@ use crate::store::sprites::{self, SpriteRow};
 
 /// Which replica does it.
 const LEADER: i64 = 0x5350_5249;
+/// A runner's long poll takes 25 seconds at the most.
+const MUTE: chrono::Duration = chrono::Duration::seconds(90);
 /// Failures in a row after which the tenant is shown `failed`.
 const SHOWN_AS_FAILED: i32 = 3;
 
@@ -77,13 +79,17 @@ impl Service {
         let mut waiting = Vec::new();
         let mut idle = Vec::new();
         let mut used: BTreeMap<i64, usize> = BTreeMap::new();
+        // A process that is there but asks for nothing while work waits is as good as dead.
+        let mute = |row: &SpriteRow| {
+            row.ready > 0 && row.leased == 0 && !row.paused && row.asked_at.is_some_and(|at| now - at > MUTE)
+        };
         let idle_after = chrono::Duration::seconds(i64::from(self.config.idle_seconds));
         for row in rows {
             if matches!(row.phase.as_str(), "starting" | "running" | "stopping") {
                 *used.entry(row.tenant_number).or_default() += 1;
             }
             match row.phase.as_str() {
-                "running" if !running.contains(&row.id) => steps.push((row, "lost")),
+                "running" if !running.contains(&row.id) || mute(&row) => steps.push((row, "lost")),
                 "running" if row.leased + row.queued > 0 && !(row.paused && row.leased == 0) => {
                     busy.push(row.id.clone())
                 }

@@ -7,7 +7,8 @@
 //! everything is found again, so receivers must know a message by its id.
 //!
 //! No sweep over all tenants is needed: a message and its pointer commit together; a pointer is deleted only after a
-//! look at the tenant's outbox that began after the pointer was visible and that found nothing more to do; and a failed
+//! look at the tenant's outbox that began after the pointer was visible and that found nothing more to do, and put off while
+//! another replica holds something there; and a failed
 //! message gets a new pointer, for the time it is due, in the transaction that records the failure.
 //!
 //! Order: messages of one topic and key are delivered one after another as written. One that fails holds back its own

@@ -1,6 +1,6 @@
 //! Delivers what outboxes hold.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -167,7 +167,7 @@ impl Relay {
         let claimed: Vec<(i64, i64)> = sqlx::query_as(
             "UPDATE control.outbox_due SET leased_until = $2 WHERE id IN ( \
                 SELECT id FROM control.outbox_due WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until < $1) \
-                ORDER BY due_at LIMIT 1000 FOR UPDATE SKIP LOCKED) RETURNING id, tenant_number",
+                ORDER BY due_at LIMIT 200 FOR UPDATE SKIP LOCKED) RETURNING id, tenant_number",
         )
         .bind(now)
         .bind(now + LEASE)
@@ -182,12 +182,19 @@ impl Relay {
         stream::iter(tenants)
             .for_each_concurrent(PARALLEL, |(tenant, pointers)| async move {
                 let served = async {
-                    self.serve(tenant).await?;
-                    sqlx::query("DELETE FROM control.outbox_due WHERE id = ANY($1)")
+                    let control = &self.db.0.control;
+                    match self.serve(tenant).await? {
+                        None => sqlx::query("DELETE FROM control.outbox_due WHERE id = ANY($1)").bind(&pointers),
+                        // Another replica holds messages. Should it die, somebody must look again.
+                        Some(until) => sqlx::query(
+                            "UPDATE control.outbox_due SET due_at = $2, leased_until = NULL WHERE id = ANY($1)",
+                        )
                         .bind(&pointers)
-                        .execute(&self.db.0.control)
-                        .await
-                        .map_err(errors::from_sqlx)
+                        .bind(until),
+                    }
+                    .execute(control)
+                    .await
+                    .map_err(errors::from_sqlx)
                 };
                 if let Err(error) = served.await {
                     // The pointers' lease runs out and they are found again.
@@ -198,20 +205,20 @@ impl Relay {
         Ok(found)
     }
 
-    /// Delivers a tenant's due messages until none is left.
-    async fn serve(&self, tenant: i64) -> Result<()> {
+    /// Delivers a tenant's due messages until none is left for us. Answers until when another replica holds some.
+    async fn serve(&self, tenant: i64) -> Result<Option<DateTime<Utc>>> {
         let base = RequestCtx::service(self.service, &**self.db.clock());
         let ctx = match tenant {
             0 => base,
             _ => match self.db.org_of(tenant).await? {
                 Some(org) => base.for_tenant(org),
-                None => return Ok(()), // Purged meanwhile: nothing is left to deliver.
+                None => return Ok(None), // Purged meanwhile: nothing is left to deliver.
             },
         };
         loop {
             let batch = self.lease(&ctx).await?;
             if batch.is_empty() {
-                return Ok(());
+                return self.held_by_others(&ctx).await;
             }
             let mut by_topic: BTreeMap<String, Vec<OutboxMessage>> = BTreeMap::new();
             for message in batch {
@@ -220,17 +227,38 @@ impl Relay {
             let began = tokio::time::Instant::now();
             for (topic, messages) in by_topic {
                 let deliver = self.topics.get(topic.as_str());
+                // What follows a failed one of its key waits with it.
+                let mut failed: HashSet<String> = HashSet::new();
                 for chunk in messages.chunks(deliver.map_or(100, |d| d.at_a_time())) {
+                    let (ready, behind): (Vec<_>, Vec<_>) =
+                        chunk.iter().cloned().partition(|m| !failed.contains(&m.key));
                     let results = match deliver {
                         // No time is left under the lease: another turn, or another replica, takes the rest.
-                        _ if began.elapsed() > LEASE / 2 => Vec::new(),
-                        Some(deliver) => deliver.deliver(&ctx, chunk).await,
-                        None => vec![Err(unknown(&topic)); chunk.len()],
+                        _ if ready.is_empty() || began.elapsed() > LEASE / 2 => Vec::new(),
+                        Some(deliver) => deliver.deliver(&ctx, &ready).await,
+                        None => vec![Err(unknown(&topic)); ready.len()],
                     };
-                    self.record(&ctx, &topic, chunk, &results).await?;
+                    let wrong =
+                        ready.iter().zip(&results).filter(|(_, r)| r.as_ref().is_err_and(|f| !f.permanent));
+                    failed.extend(wrong.map(|(m, _)| m.key.clone()));
+                    self.record(&ctx, &topic, &ready, &results).await?;
+                    self.record(&ctx, &topic, &behind, &[]).await?;
                 }
             }
         }
+    }
+
+    async fn held_by_others(&self, ctx: &RequestCtx) -> Result<Option<DateTime<Utc>>> {
+        let mut tx = self.begin(ctx).await?;
+        let until: Option<DateTime<Utc>> = sqlx::query_scalar(
+            "SELECT min(leased_until) FROM outbox WHERE dead_at IS NULL AND leased_until >= $1",
+        )
+        .bind(self.db.clock().now())
+        .fetch_one(tx.conn())
+        .await
+        .map_err(errors::from_sqlx)?;
+        tx.commit().await?;
+        Ok(until)
     }
 
     async fn begin(&self, ctx: &RequestCtx) -> Result<Tx> {
@@ -271,6 +299,9 @@ impl Relay {
         messages: &[OutboxMessage],
         results: &[Delivery],
     ) -> Result<()> {
+        if messages.is_empty() {
+            return Ok(());
+        }
         let now = self.db.clock().now();
         let labels = [KeyValue::new("service", self.service), KeyValue::new("topic", topic.to_owned())];
         let (mut done, mut untried) = (Vec::new(), Vec::new());

@@ -133,9 +133,7 @@ async fn work(db: &Db, ctx: &RequestCtx) -> nitejar_common::Result<usize> {
             audit::event(ctx, &SystemClock, "job.finished", ("job", &e.id), &[("state", e.state.clone())])
         })
         .collect();
-    for chunk in events.chunks(400) {
-        audit::push_all(tx.conn(), ctx, &SystemClock, chunk.to_vec()).await?;
-    }
+    audit::push_all(tx.conn(), ctx, &SystemClock, events).await?;
     tx.commit().await?;
     Ok(endings.len())
 }

@@ -76,6 +76,9 @@ async fn a_job_that_takes_too_much_is_killed_with_all_its_children() {
         }
     }
     assert_eq!(alive("71.5"), 0);
+    // A pipe in the reply's place, to which nobody writes, holds nobody.
+    let job = b.run("rm -f $NITEJAR_RESULT; mkfifo $NITEJAR_RESULT").await;
+    assert_eq!((text(&job, "state").as_str(), text(&job, "output").as_str()), ("completed", ""), "{job}");
     // A daemon that left its session, and whose parents are gone, dies with its job.
     let job = b.run("setsid sh -c 'sleep 72.5 & sleep 72.5' >/dev/null 2>&1 & sleep 0.5").await;
     assert_eq!(text(&job, "state"), "completed", "{job}");

@@ -44,6 +44,8 @@ async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Resul
             "A webhook must be signed: X-Hub-Signature-256 is missing.",
         ));
     }
+    let busy = || Error::unavailable().because("too many webhooks at a time");
+    let _one = gateway.webhooks.try_acquire().map_err(|_| busy())?;
     let body = read_body(request, LARGEST).await?;
     let message = ReceiveGithubWebhookRequest {
         event: text(&headers, "x-github-event"),

@@ -23,7 +23,9 @@ CREATE TABLE control.sprites (
     token_sha256  bytea       UNIQUE CHECK (length(token_sha256) = 32),
     failures      int         NOT NULL DEFAULT 0,
     next_try_at   timestamptz NOT NULL,
-    active_at     timestamptz NOT NULL
+    active_at     timestamptz NOT NULL,
+    -- When its runner last asked for work.
+    asked_at      timestamptz
 );
 GRANT SELECT, UPDATE, DELETE ON control.sprites TO {control};
 

@@ -191,12 +191,42 @@ impl Github {
     }
 
     /// Comments on an issue or pull request, unless a comment with this marker is there.
-    pub(crate) async fn comment_once(&self, to: &reply::Target, marker: &str, text: &str) -> Result<()> {
+    /// One that was written since `since`: the marker is not older.
+    pub(crate) async fn comment_once(
+        &self,
+        to: &reply::Target,
+        marker: &str,
+        text: &str,
+        since: DateTime<Utc>,
+    ) -> Result<()> {
+        match self.comment_at(to, &to.repository, marker, text, since).await {
+            // The repository was renamed or moved: its number is still the same.
+            Err(error) if error.code() == Code::Conflict => {
+                let names = self.repositories(to.installation_id).await?;
+                let name = names.get(&to.repository_id.to_string());
+                let name =
+                    name.ok_or_else(|| Error::new(Code::NotFound, "GitHub does not know this repository."))?;
+                self.comment_at(to, name, marker, text, since).await
+            }
+            other => other,
+        }
+    }
+
+    async fn comment_at(
+        &self,
+        to: &reply::Target,
+        repository: &str,
+        marker: &str,
+        text: &str,
+        since: DateTime<Utc>,
+    ) -> Result<()> {
+        // GitHub's clock and ours may differ by a little.
+        let since = (since - chrono::Duration::minutes(5)).to_rfc3339_opts(chrono::SecondsFormat::Secs, true);
         let token = self.token(to.installation_id, Some(to.repository_id)).await?;
-        let path = format!("/repos/{}/issues/{}/comments", to.repository, to.number);
+        let path = format!("/repos/{repository}/issues/{}/comments", to.number);
         // An answer that was lost may have done its work: look before writing again.
         for page in 1..=PAGES {
-            let list = format!("{path}?per_page=100&page={page}");
+            let list = format!("{path}?per_page=100&page={page}&since={since}");
             let response = self.api(Method::GET, &list, token.expose()).send().await.map_err(unreachable)?;
             let comments = self.checked(to, response).await?;
             let comments = comments.as_array().cloned().unwrap_or_default();
@@ -249,6 +279,7 @@ async fn read(response: Response) -> Result<Value> {
     let error = match status {
         _ if limited => Error::new(Code::RateLimited, "GitHub asks us to wait.").retry_after(wait),
         s if s.is_server_error() || s == StatusCode::UNAUTHORIZED => Error::unavailable(),
+        s if s.is_redirection() => Error::new(Code::Conflict, "GitHub has it elsewhere now."),
         StatusCode::NOT_FOUND | StatusCode::GONE => Error::new(Code::NotFound, "GitHub does not know this."),
         StatusCode::FORBIDDEN => Error::new(Code::PermissionDenied, "GitHub does not let us do this."),
         _ => Error::new(Code::InvalidArgument, "GitHub does not take this."),

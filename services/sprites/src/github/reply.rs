@@ -1,16 +1,19 @@
 //! The reply: a comment on the issue or pull request, through the outbox, once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::Clock;
-use nitejar_common::error::{Code, Result};
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_db::Db;
 use nitejar_db::outbox::{Deliver, Delivery, Failure, OutboxMessage};
 use serde::{Deserialize, Serialize};
 use sqlx::PgConnection;
 
 use super::Github;
+use crate::store::github as store;
 
 /// The outbox topic.
 pub(crate) const TOPIC: &str = "github.comment";
@@ -66,25 +69,52 @@ pub(crate) async fn push(
 }
 
 /// Delivers the topic.
-pub(crate) struct Comments(Arc<Github>);
+pub(crate) struct Comments {
+    github: Arc<Github>,
+    db: Db,
+}
+
+/// A chunk ends after so long, well under the relay's lease: what is left comes again.
+const ENOUGH: Duration = Duration::from_secs(5);
 
 impl Comments {
-    pub(crate) fn new(github: Arc<Github>) -> Arc<Self> {
-        Arc::new(Self(github))
+    pub(crate) fn new(github: Arc<Github>, db: Db) -> Arc<Self> {
+        Arc::new(Self { github, db })
     }
 
-    async fn send(&self, message: &OutboxMessage) -> Delivery {
+    async fn send(&self, ctx: &RequestCtx, message: &OutboxMessage) -> Delivery {
         let payload: Payload = serde_json::from_slice(&message.payload).map_err(|e| Failure {
             detail: format!("unreadable: {e}"),
             permanent: true,
             retry_after: None,
         })?;
-        let marker = format!("<!-- nitejar:{} -->", payload.job);
-        self.0.comment_once(&payload.target, &marker, &payload.text).await.map_err(|error| {
+        self.still_ours(ctx, &payload.target).await?;
+        // The message's id: a job that is retried answers anew, a message that is delivered again does not.
+        let marker = format!("<!-- nitejar:{}:{} -->", payload.job, message.id);
+        let sent =
+            self.github.comment_once(&payload.target, &marker, &payload.text, message.created_at).await;
+        sent.map_err(|error| {
             // An issue that is gone or locked stays so; everything else may pass.
             let gone = matches!(error.code(), Code::NotFound | Code::PermissionDenied);
             Failure { permanent: gone || error.code() == Code::InvalidArgument, ..Failure::from(error) }
         })
+    }
+
+    /// The App could write through any installation: only this organization's own may be used, now.
+    async fn still_ours(&self, ctx: &RequestCtx, target: &Target) -> Result<(), Failure> {
+        let found = async {
+            let mut control = self.db.control_once().await?;
+            Ok::<_, Error>(store::installation(&mut control, target.installation_id).await?)
+        };
+        let owner = found.await.map_err(|e| Failure { permanent: false, ..Failure::from(e) })?;
+        let ours = owner.is_some_and(|(org, suspended)| {
+            !suspended && ctx.tenant.as_ref().is_some_and(|tenant| tenant.as_str() == org)
+        });
+        if ours {
+            return Ok(());
+        }
+        let detail = "the installation is no longer connected to this organization".to_owned();
+        Err(Failure { detail, permanent: true, retry_after: None })
     }
 }
 
@@ -94,21 +124,26 @@ impl Deliver for Comments {
         5
     }
 
-    fn deliver<'a>(&'a self, _: &'a RequestCtx, batch: &'a [OutboxMessage]) -> BoxFuture<'a, Vec<Delivery>> {
+    fn deliver<'a>(
+        &'a self,
+        ctx: &'a RequestCtx,
+        batch: &'a [OutboxMessage],
+    ) -> BoxFuture<'a, Vec<Delivery>> {
         // GitHub asks for one writer at a time.
         Box::pin(async move {
+            let began = tokio::time::Instant::now();
             let mut results: Vec<Delivery> = Vec::with_capacity(batch.len());
-            let mut held: Vec<(&str, Failure)> = Vec::new();
-            for message in batch {
+            for (i, message) in batch.iter().enumerate() {
                 // What follows a failed one of its key must not overtake it.
-                let result = match held.iter().find(|(key, f)| *key == message.key && !f.permanent) {
-                    Some((_, failure)) => Err(failure.clone()),
-                    None => self.send(message).await,
-                };
-                if let Err(failure) = &result {
-                    held.push((&message.key, failure.clone()));
+                let held = batch[..i].iter().zip(&results).find_map(|(m, r)| match r {
+                    Err(failure) if m.key == message.key && !failure.permanent => Some(failure.clone()),
+                    _ => None,
+                });
+                match held {
+                    Some(failure) => results.push(Err(failure)),
+                    None if began.elapsed() > ENOUGH => break,
+                    None => results.push(self.send(ctx, message).await),
                 }
-                results.push(result);
             }
             results
         })

@@ -55,6 +55,9 @@ impl Service {
         let mut tx = self.db.control().await?;
         let rows = github::lease_deliveries(tx.conn(), now, now + LEASE).await?;
         tx.commit().await?;
+        // In the order in which they came: of suspend and unsuspend the last one holds.
+        let mut rows = rows;
+        rows.sort_by_key(|row| row.received_at);
         let busy = !rows.is_empty();
         for row in rows {
             let span = tracing::info_span!("github.webhook", service = "sprites", event = %row.event, delivery = %row.delivery_id);
@@ -113,11 +116,13 @@ impl Service {
         let opened_text = format!("{}\n{}", work.title, work.body);
         let signal = if work.opened { Signal { text: &opened_text, ..signal } } else { signal };
         let living = agents::list(tx.conn(), "", 10_000).await?;
-        let takers: Vec<String> = living
-            .into_iter()
-            .filter(|a| !a.config.command.is_empty() && takes(&a.handle, &a.config, &signal))
-            .map(|a| a.id)
-            .collect();
+        let mut takers: Vec<String> = Vec::new();
+        for agent in living {
+            let wants = !agent.config.command.is_empty() && takes(&agent.handle, &agent.config, &signal);
+            if wants && agents::hold(tx.conn(), &agent.id).await?.is_some() {
+                takers.push(agent.id);
+            }
+        }
         if takers.is_empty() {
             return Ok("no agent takes it");
         }

@@ -226,10 +226,10 @@ impl Service {
     ) -> Result<()> {
         let (mut commit, mut release, mut events) = (Vec::new(), Vec::new(), Vec::new());
         for job in &open {
-            match (job.state.as_str(), job.reserved) {
-                ("running", _) => commit.push(job.id.clone()),
-                (_, true) => release.push(job.id.clone()),
-                _ => {}
+            match job.state.as_str() {
+                "running" => commit.push(job.id.clone()),
+                // Also when nothing is held as far as we know: a dispatcher may have died after asking.
+                _ => release.push(job.id.clone()),
             }
             let details = [("state", job.state.clone()), ("reason", reason.to_owned())];
             events.push(nitejar_db::audit::event(
@@ -253,9 +253,7 @@ impl Service {
         queue::finish(tx.conn(), &endings.collect::<Vec<_>>(), self.clock.now()).await?;
         delivery::push(tx.conn(), ctx, &*self.clock, delivery::COMMIT, &commit).await?;
         delivery::push(tx.conn(), ctx, &*self.clock, delivery::RELEASE, &release).await?;
-        for chunk in events.chunks(400) {
-            nitejar_db::audit::push_all(tx.conn(), ctx, &*self.clock, chunk.to_vec()).await?;
-        }
+        nitejar_db::audit::push_all(tx.conn(), ctx, &*self.clock, events).await?;
         Ok(())
     }
 

@@ -79,7 +79,7 @@ impl Jobs for Service {
             )
             .into());
         }
-        if crate::store::agents::get(tx.conn(), &job.agent_id).await.map_err(Error::from)?.is_none() {
+        if crate::store::agents::hold(tx.conn(), &job.agent_id).await.map_err(Error::from)?.is_none() {
             return Err(Error::new(Code::Conflict, "Its agent was deleted: nobody could run it.").into());
         }
         queue::requeue(tx.conn(), id, &job.agent_id, self.clock.now()).await.map_err(Error::from)?;

@@ -31,6 +31,9 @@ impl Runner for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (agent, _) = self.sprite(&ctx).await?;
+        sprites::note_asked(&mut *self.db.control_once().await?, &ctx.actor.id, self.clock.now())
+            .await
+            .map_err(Error::from)?;
         let bell = self.wake.of(&agent);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(u64::from(r.wait_seconds.min(25)));
         loop {
@@ -62,7 +65,7 @@ impl Runner for Service {
         let mut tx = self.db.tenant(&ctx).await?;
         let until = self.clock.now() + self.lease();
         let extended =
-            queue::extend(tx.conn(), &r.job_id, r.lease_epoch, until).await.map_err(Error::from)?;
+            queue::extend(tx.conn(), &r.job_id, &agent, r.lease_epoch, until).await.map_err(Error::from)?;
         if extended.is_none() {
             let job = jobs::get(tx.conn(), &r.job_id).await.map_err(Error::from)?;
             let cancelled = job.is_some_and(|j| {
@@ -84,15 +87,17 @@ impl Runner for Service {
     ) -> Result<Response<pb::AppendLogsResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
-        self.sprite(&ctx).await?;
+        let (agent, _) = self.sprite(&ctx).await?;
         let count = i64::try_from(r.lines.len()).unwrap_or(0);
         let mut tx = self.db.tenant(&ctx).await?;
         let Some((attempt, lines, bytes)) =
-            logs::lock(tx.conn(), &r.job_id, r.lease_epoch).await.map_err(Error::from)?
+            logs::lock(tx.conn(), &r.job_id, &agent, r.lease_epoch).await.map_err(Error::from)?
         else {
             // The output of a job that was cancelled meanwhile is dropped, and its end is still to be told.
             let job = jobs::get(tx.conn(), &r.job_id).await.map_err(Error::from)?;
-            let cancelled = job.is_some_and(|j| j.state == "cancelled" && j.lease_epoch == r.lease_epoch);
+            let cancelled = job.is_some_and(|j| {
+                j.agent_id == agent && j.state == "cancelled" && j.lease_epoch == r.lease_epoch
+            });
             return if cancelled {
                 Ok(Response::new(pb::AppendLogsResponse { next_line: r.first_line + count }))
             } else {
@@ -106,7 +111,7 @@ impl Runner for Service {
             r.lines.into_iter().skip(skip).map(|l| (l.stream, l.text)).collect();
         let mut room = MAX_LOG - bytes;
         new.retain(|(_, text)| {
-            room -= i64::try_from(text.len()).unwrap_or(i64::MAX);
+            room -= i64::try_from(text.len() + 1).unwrap_or(i64::MAX);
             room >= 0
         });
         if !new.is_empty() {

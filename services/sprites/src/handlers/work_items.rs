@@ -39,7 +39,7 @@ impl WorkItems for Service {
             created_at: self.clock.now(),
         };
         let mut tx = self.db.tenant(&ctx).await?;
-        let agent = agents::get(tx.conn(), &r.agent_id).await.map_err(Error::from)?;
+        let agent = agents::hold(tx.conn(), &r.agent_id).await.map_err(Error::from)?;
         let agent = agent.ok_or_else(|| Error::not_found(format!("agent {}", r.agent_id)))?;
         if agent.config.command.is_empty() {
             return Err(Error::new(

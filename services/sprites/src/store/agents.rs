@@ -89,6 +89,11 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Agen
     sqlx::query_as(select!("AND a.id = $1 FOR UPDATE OF a")).bind(id).fetch_optional(conn).await
 }
 
+/// One living agent, which can't be deleted until the transaction ends: work for it is not left to nobody.
+pub async fn hold(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<AgentRow>> {
+    sqlx::query_as(select!("AND a.id = $1 FOR SHARE OF a")).bind(id).fetch_optional(conn).await
+}
+
 /// Living agents after an id.
 pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> sqlx::Result<Vec<AgentRow>> {
     sqlx::query_as(select!("AND a.id > $1 ORDER BY a.id LIMIT $2"))

@@ -75,6 +75,8 @@ pub struct DeliveryRow {
     pub trace: String,
     /// Tried before.
     pub attempts: i32,
+    /// When it came.
+    pub received_at: DateTime<Utc>,
 }
 
 /// Takes the next webhooks, none that another replica has.
@@ -87,7 +89,7 @@ pub async fn lease_deliveries(
         "UPDATE github_deliveries SET leased_until = $2, attempts = attempts + 1 WHERE delivery_id IN ( \
             SELECT delivery_id FROM github_deliveries WHERE done_at IS NULL AND (leased_until IS NULL OR leased_until < $1) \
             ORDER BY received_at LIMIT 100 FOR UPDATE SKIP LOCKED) \
-         RETURNING delivery_id, event, body, trace, attempts",
+         RETURNING delivery_id, event, body, trace, attempts, received_at",
     )
     .bind(now)
     .bind(until)

@@ -19,12 +19,19 @@ pub struct LogRow {
 }
 
 /// Where a running job's output stands: (attempt, lines in all, bytes in all), locked; none when the lease is not this.
-pub async fn lock(conn: &mut PgConnection, job: &str, epoch: i64) -> sqlx::Result<Option<(i32, i64, i64)>> {
+pub async fn lock(
+    conn: &mut PgConnection,
+    job: &str,
+    agent: &str,
+    epoch: i64,
+) -> sqlx::Result<Option<(i32, i64, i64)>> {
     sqlx::query_as(
-        "SELECT attempts, log_lines, log_bytes FROM jobs WHERE id = $1 AND lease_epoch = $2 AND state = 'running' FOR UPDATE",
+        "SELECT attempts, log_lines, log_bytes FROM jobs WHERE id = $1 AND lease_epoch = $2 AND agent_id = $3 \
+         AND state = 'running' FOR UPDATE",
     )
     .bind(job)
     .bind(epoch)
+    .bind(agent)
     .fetch_optional(conn)
     .await
 }
@@ -61,7 +68,8 @@ pub async fn append(
 ) -> sqlx::Result<()> {
     let streams: Vec<&str> = lines.iter().map(|l| l.0.as_str()).collect();
     let texts: Vec<&str> = lines.iter().map(|l| l.1.as_str()).collect();
-    let bytes: usize = texts.iter().map(|t| t.len()).sum();
+    // An empty line takes room too.
+    let bytes: usize = texts.iter().map(|t| t.len() + 1).sum();
     sqlx::query(
         "INSERT INTO job_logs (job_id, sequence, attempt, epoch, line, stream, text, at) \
          SELECT $1, $2 + u.n, $3, $4, $5 + u.n - 1, u.stream, u.text, $6 \

@@ -72,14 +72,19 @@ pub async fn unpoint(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<()
     Ok(())
 }
 
-/// Removes the pointers of those of these jobs that have ended, so that no pointer is looked at for ever.
-pub async fn unpoint_ended(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<()> {
-    let ended: Vec<String> = sqlx::query_scalar(
+/// Those of these jobs that have ended.
+pub async fn ended(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
         "SELECT id FROM jobs WHERE id = ANY($1) AND state IN ('completed', 'failed', 'cancelled', 'dead')",
     )
     .bind(ids)
-    .fetch_all(&mut *conn)
-    .await?;
+    .fetch_all(conn)
+    .await
+}
+
+/// Removes the pointers of those of these jobs that have ended, so that no pointer is looked at for ever.
+pub async fn unpoint_ended(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<()> {
+    let ended = ended(conn, ids).await?;
     unpoint(conn, &ended).await
 }
 
@@ -126,7 +131,7 @@ pub async fn block(
 ) -> sqlx::Result<Vec<Moved>> {
     let moved: Vec<Moved> = sqlx::query_as(
         "UPDATE jobs SET state = 'blocked', reason = 'quota_exceeded', reserved = false \
-         WHERE id = ANY($1) AND state = 'queued' RETURNING id, agent_id, run_at",
+         WHERE id = ANY($1) AND state = 'queued' AND NOT reserved RETURNING id, agent_id, run_at",
     )
     .bind(ids)
     .fetch_all(&mut *conn)
@@ -211,16 +216,18 @@ pub async fn claim(
 pub async fn extend(
     conn: &mut PgConnection,
     id: &str,
+    agent: &str,
     epoch: i64,
     until: DateTime<Utc>,
 ) -> sqlx::Result<Option<Moved>> {
     let moved: Option<Moved> = sqlx::query_as(
-        "UPDATE jobs SET leased_until = $3 WHERE id = $1 AND lease_epoch = $2 AND state = 'running' \
+        "UPDATE jobs SET leased_until = $3 WHERE id = $1 AND lease_epoch = $2 AND agent_id = $4 AND state = 'running' \
          RETURNING id, agent_id, run_at",
     )
     .bind(id)
     .bind(epoch)
     .bind(until)
+    .bind(agent)
     .fetch_optional(&mut *conn)
     .await?;
     if let Some(m) = &moved {

@@ -28,6 +28,8 @@ pub struct SpriteRow {
     pub next_try_at: DateTime<Utc>,
     /// When it last had something to do.
     pub active_at: DateTime<Utc>,
+    /// When its runner last asked for work, or was started.
+    pub asked_at: Option<DateTime<Utc>>,
     /// Jobs that could be claimed now.
     pub ready: i64,
     /// Jobs that run.
@@ -48,7 +50,7 @@ pub async fn to_reconcile(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::
                 min(due_at) FILTER (WHERE kind = 'ready') AS oldest \
             FROM job_pointers WHERE kind <> 'blocked' GROUP BY agent_id) \
          SELECT s.id, s.tenant_number, s.org_id, s.agent_id, s.phase, s.paused, s.concurrency, s.generation, s.failures, \
-            s.next_try_at, s.active_at, coalesce(w.ready, 0) AS ready, coalesce(w.leased, 0) AS leased, \
+            s.next_try_at, s.active_at, s.asked_at, coalesce(w.ready, 0) AS ready, coalesce(w.leased, 0) AS leased, \
             coalesce(w.queued, 0) AS queued, w.oldest \
          FROM sprites s LEFT JOIN work w USING (agent_id) \
          WHERE s.phase <> 'stopped' OR w.ready > 0",
@@ -83,7 +85,7 @@ pub async fn set_starting(
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     let done = sqlx::query(
-        "UPDATE sprites SET phase = 'starting', generation = $2, token_sha256 = $3, active_at = $4 \
+        "UPDATE sprites SET phase = 'starting', generation = $2, token_sha256 = $3, active_at = $4, asked_at = $4 \
          WHERE id = $1 AND phase <> 'destroying'",
     )
     .bind(id)
@@ -102,6 +104,12 @@ pub async fn touch(conn: &mut PgConnection, ids: &[String], now: DateTime<Utc>) 
         .bind(now)
         .execute(conn)
         .await?;
+    Ok(())
+}
+
+/// A runner asks for work: it lives.
+pub async fn note_asked(conn: &mut PgConnection, id: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query("UPDATE sprites SET asked_at = $2 WHERE id = $1").bind(id).bind(now).execute(conn).await?;
     Ok(())
 }
 

@@ -84,9 +84,13 @@ async fn an_old_lease_neither_ends_nor_extends_a_job() {
     let second = queue::claim(tx.conn(), "agent_1", 9, 9, now, now + lease).await.unwrap();
     assert_eq!((second[0].lease_epoch, second[0].attempts), (2, 2));
     // The first holder comes back.
-    assert!(queue::extend(tx.conn(), &ids[0], 1, now + lease).await.unwrap().is_none());
+    assert!(queue::extend(tx.conn(), &ids[0], "agent_1", 1, now + lease).await.unwrap().is_none());
     assert!(queue::lock_running(tx.conn(), &ids, &[1]).await.unwrap().is_empty());
-    assert!(queue::extend(tx.conn(), &ids[0], 2, now + lease).await.unwrap().is_some());
+    assert!(
+        queue::extend(tx.conn(), &ids[0], "agent_2", 2, now + lease).await.unwrap().is_none(),
+        "another agent's"
+    );
+    assert!(queue::extend(tx.conn(), &ids[0], "agent_1", 2, now + lease).await.unwrap().is_some());
     tx.commit().await.unwrap();
 }
 

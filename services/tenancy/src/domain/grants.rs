@@ -4,7 +4,7 @@ use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::permission::{self, Role};
 
-/// Only an owner gives or takes `owner`; nobody gives more than they hold.
+/// Only an owner gives or takes `owner`; nobody gives more than they hold, a narrowed key no more than it is narrowed to.
 pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
     let own = ctx.role.ok_or_else(|| Error::lacks("members.write"))?;
     if role > own {
@@ -13,7 +13,10 @@ pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
             format!("A role of {} can't give the role {}.", own.as_str(), role.as_str()),
         ));
     }
-    Ok(())
+    match role.permissions().find(|p| !ctx.may(p)) {
+        Some(missing) => Err(Error::lacks(missing)),
+        None => Ok(()),
+    }
 }
 
 /// The same for taking a role from a member: an admin doesn't touch owners.
@@ -29,7 +32,9 @@ pub fn may_take(ctx: &RequestCtx, role: Role) -> Result<()> {
 
 /// A key's scopes: known, within its role, and everything it will hold is held by its creator.
 pub fn key_scopes(ctx: &RequestCtx, role: Role, scopes: &[String]) -> Result<()> {
-    may_give(ctx, role)?;
+    if ctx.role.is_none_or(|own| role > own) {
+        return may_give(ctx, role);
+    }
     for (i, scope) in scopes.iter().enumerate() {
         if !permission::is_known(scope) || !role.allows(scope) {
             return Err(Error::invalid(
@@ -64,6 +69,8 @@ mod tests {
                 assert_eq!(may_give(&ctx(own, None), given).is_ok(), given <= own, "{own:?} {given:?}");
             }
         }
+        let narrow = ctx(Role::Admin, Some(&["members.write"]));
+        assert!(may_give(&narrow, Role::Viewer).is_err(), "a leaked key must not invite its thief");
         assert!(may_take(&ctx(Role::Admin, None), Role::Owner).is_err());
         assert!(may_take(&ctx(Role::Admin, None), Role::Admin).is_ok());
         assert!(may_take(&ctx(Role::Owner, None), Role::Owner).is_ok());
