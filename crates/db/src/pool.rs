@@ -20,6 +20,9 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Idle connections are closed after that long.
 const IDLE: Duration = Duration::from_secs(60);
 
+/// Idle for longer, a connection is asked whether it is still there.
+const FRESH: Duration = Duration::from_secs(2);
+
 /// A general pool for what is not bound to a tenant.
 pub(crate) fn small(options: PgConnectOptions, size: u32) -> PgPool {
     PgPoolOptions::new()
@@ -27,6 +30,16 @@ pub(crate) fn small(options: PgConnectOptions, size: u32) -> PgPool {
         .min_connections(0)
         .acquire_timeout(WAIT)
         .idle_timeout(IDLE)
+        // A connection that was used a moment ago is there; asking each time would cost a round trip each time.
+        .test_before_acquire(false)
+        .before_acquire(|conn, meta| {
+            Box::pin(async move {
+                if meta.idle_for > FRESH {
+                    conn.ping().await?;
+                }
+                Ok(true)
+            })
+        })
         .connect_lazy_with(options)
 }
 

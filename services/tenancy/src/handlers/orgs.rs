@@ -8,22 +8,24 @@ use nitejar_common::permission::Role;
 use nitejar_common::time::to_proto;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::orgs_server::Orgs;
+use sqlx::types::Json;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
 use crate::domain::settings::{Editable, Settings};
 use crate::store::org::OrgRow;
+use crate::store::orgs::OrgsRow;
 use crate::store::{org, orgs};
 
 #[tonic::async_trait]
 impl Orgs for Service {
     async fn create_org(&self, request: Request<pb::CreateOrgRequest>) -> Result<Response<pb::Org>, Status> {
-        let mut ctx = ctx(&request)?;
+        let ctx = ctx(&request)?;
         let r = request.into_inner();
         let row = Service::create_org(self, &ctx, &r.slug, &r.name).await?;
-        ctx.tenant = Some(row.id.parse().map_err(Error::from)?);
-        ctx.role = Some(Role::Owner);
-        Ok(Response::new(self.read(&ctx).await?))
+        // As it was just written: reading it back would say nothing else.
+        let made = OrgRow { name: row.name.clone(), settings: Json(Settings::default()), version: 1 };
+        Ok(Response::new(to_pb(row, made, Some(Role::Owner))))
     }
 
     async fn list_orgs(
@@ -79,11 +81,7 @@ impl Orgs for Service {
         let mut after = before.clone();
         after.apply(&wish, &mask)?;
         if after != before {
-            row = OrgRow {
-                name: after.name,
-                settings: sqlx::types::Json(after.settings),
-                version: row.version + 1,
-            };
+            row = OrgRow { name: after.name, settings: Json(after.settings), version: row.version + 1 };
             org::save(tx.conn(), &row).await.map_err(Error::from)?;
             let details = [("fields", mask.join(","))];
             let target = ("org", ctx.tenant()?.as_str());
@@ -107,20 +105,24 @@ impl Service {
         let mut tx = self.db.tenant_read(ctx).await?;
         let row = org::get(tx.conn()).await?;
         tx.commit().await?;
-        let settings = row.settings.0;
-        Ok(pb::Org {
-            id: life.id,
-            slug: life.slug,
-            name: row.name,
-            state: life.state,
-            settings: Some(pb::OrgSettings {
-                timezone: settings.timezone,
-                billing_email: settings.billing_email,
-                job_timeout_seconds: settings.job_timeout_seconds,
-            }),
-            etag: etag(row.version),
-            my_role: ctx.role.map(Role::as_str).unwrap_or_default().to_owned(),
-            created_at: Some(to_proto(life.created_at)),
-        })
+        Ok(to_pb(life, row, ctx.role))
+    }
+}
+
+fn to_pb(life: OrgsRow, row: OrgRow, role: Option<Role>) -> pb::Org {
+    let settings = row.settings.0;
+    pb::Org {
+        id: life.id,
+        slug: life.slug,
+        name: row.name,
+        state: life.state,
+        settings: Some(pb::OrgSettings {
+            timezone: settings.timezone,
+            billing_email: settings.billing_email,
+            job_timeout_seconds: settings.job_timeout_seconds,
+        }),
+        etag: etag(row.version),
+        my_role: role.map(Role::as_str).unwrap_or_default().to_owned(),
+        created_at: Some(to_proto(life.created_at)),
     }
 }
