@@ -21,7 +21,7 @@ const STEPS: &[Step] = &[
     }),
     ("clippy", "no warning anywhere", clippy),
     ("deny", "licences, sources and bans of dependencies", deny),
-    ("npm", "GitHub's own webhook examples, for the tests that replay them", npm),
+    ("npm", "what judges us: GitHub's examples and description, an OpenAPI validator", npm),
     ("binaries", "what the tests start as processes", binaries),
     ("tests", "all tests", tests),
 ];

@@ -15,7 +15,7 @@ use crate::Service;
 use crate::domain::settings;
 use crate::store::members::MemberRow;
 use crate::store::orgs::OrgsRow;
-use crate::store::{members, org, orgs, secrets, users};
+use crate::store::{org, orgs, users};
 
 /// Slugs that would be taken for something of ours.
 const RESERVED: &[&str] = &[
@@ -59,38 +59,36 @@ impl Service {
     async fn advance_creation(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
         let org_id: OrgId = row.id.parse()?;
         let ctx = ctx.clone().for_tenant(org_id.clone());
-        let (own, others) = futures_util::future::join(
-            async {
-                self.db.provision(&org_id).await?;
-                self.found(&ctx, row).await
-            },
-            futures_util::future::join_all(
-                self.tenants_of.iter().map(|up| self.provision_at(up, &org_id, &ctx)),
-            ),
-        )
-        .await;
+        let own = async {
+            let ((), owner) =
+                futures_util::future::try_join(self.db.provision(&org_id), self.creator(row)).await?;
+            self.found(&ctx, row, &owner).await
+        };
+        let others = self.tenants_of.iter().map(|up| self.provision_at(up, &org_id, &ctx));
+        let (own, others) = futures_util::future::join(own, futures_util::future::join_all(others)).await;
         own?;
         others.into_iter().collect::<Result<Vec<()>>>()?;
         orgs::activate(&mut *self.db.control_once().await?, &row.id).await?;
         Ok(())
     }
 
+    async fn creator(&self, row: &OrgsRow) -> Result<MemberRow> {
+        let user = users::get(&mut *self.db.control_once().await?, &row.created_by).await?;
+        let user = user.ok_or_else(|| Error::internal("the creator is gone"))?;
+        Ok(MemberRow {
+            user_id: user.id,
+            email: user.email,
+            name: user.name,
+            role: Role::Owner.as_str().into(),
+            joined_at: row.created_at,
+        })
+    }
+
     /// Owner, data key and audit event, together, once.
-    async fn found(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
-        let owner = users::get(&mut *self.db.control_once().await?, &row.created_by).await?;
-        let owner = owner.ok_or_else(|| Error::internal("the creator is gone"))?;
+    async fn found(&self, ctx: &RequestCtx, row: &OrgsRow, owner: &MemberRow) -> Result<()> {
+        let (_, data_key) = self.master.new_data_key(ctx.tenant()?)?;
         let mut tx = self.db.tenant(ctx).await?;
-        if org::insert(tx.conn(), &row.name).await? {
-            let member = MemberRow {
-                user_id: owner.id,
-                email: owner.email,
-                name: owner.name,
-                role: Role::Owner.as_str().into(),
-                joined_at: row.created_at,
-            };
-            members::insert(tx.conn(), &member).await?;
-            let (_, wrapped) = self.master.new_data_key(ctx.tenant()?)?;
-            secrets::insert_data_key(tx.conn(), 1, &wrapped, row.created_at).await?;
+        if org::found(tx.conn(), &org::Founding { name: &row.name, owner, data_key: &data_key }).await? {
             let details = [("slug", row.slug.clone()), ("name", row.name.clone())];
             let target = ("org", row.id.as_str());
             nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, "org.created", target, &details).await?;

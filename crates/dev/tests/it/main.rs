@@ -9,6 +9,7 @@ mod coverage;
 mod endpoints;
 mod isolation;
 mod jobs;
+mod openapi;
 mod quota;
 mod roles;
 mod story;

@@ -4,6 +4,7 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 
 use crate::domain::settings::Settings;
+use crate::store::members::MemberRow;
 
 /// The one row.
 #[derive(Clone, Debug, FromRow)]
@@ -16,15 +17,38 @@ pub struct OrgRow {
     pub version: i64,
 }
 
-/// Makes the row; whether it was new.
-pub async fn insert(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-    let done =
-        sqlx::query("INSERT INTO org (name, settings, version) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING")
-            .bind(name)
-            .bind(Json(Settings::default()))
-            .execute(conn)
-            .await?;
-    Ok(done.rows_affected() == 1)
+/// What an organization starts with.
+#[derive(Clone, Debug)]
+pub struct Founding<'a> {
+    /// Display name.
+    pub name: &'a str,
+    /// The first member.
+    pub owner: &'a MemberRow,
+    /// The first data key, wrapped.
+    pub data_key: &'a [u8],
+}
+
+/// Makes the row, the first owner and the first data key; whether they were new. One statement: creating an organization
+/// waits for each round trip, and for the first look at each table of its schema.
+pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bool> {
+    let made = sqlx::query(
+        "WITH made AS (INSERT INTO org (name, settings, version) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING RETURNING 1), \
+         owner AS (INSERT INTO members (user_id, email, name, role, joined_at) SELECT $3, $4, $5, $6, $7 FROM made \
+                   RETURNING user_id, role), \
+         data_key AS (INSERT INTO data_keys (version, wrapped, created_at) SELECT 1, $8, $7 FROM made) \
+         SELECT control.member_put(user_id, role) FROM owner",
+    )
+    .bind(f.name)
+    .bind(Json(Settings::default()))
+    .bind(&f.owner.user_id)
+    .bind(&f.owner.email)
+    .bind(&f.owner.name)
+    .bind(&f.owner.role)
+    .bind(f.owner.joined_at)
+    .bind(f.data_key)
+    .execute(conn)
+    .await?;
+    Ok(made.rows_affected() == 1)
 }
 
 /// Reads it.

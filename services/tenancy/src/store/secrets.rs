@@ -20,24 +20,6 @@ pub struct SecretRow {
     pub updated_by: String,
 }
 
-/// Keeps a wrapped data key, unless that version is there.
-pub async fn insert_data_key(
-    conn: &mut PgConnection,
-    version: i32,
-    wrapped: &[u8],
-    at: DateTime<Utc>,
-) -> sqlx::Result<()> {
-    sqlx::query(
-        "INSERT INTO data_keys (version, wrapped, created_at) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
-    )
-    .bind(version)
-    .bind(wrapped)
-    .bind(at)
-    .execute(conn)
-    .await?;
-    Ok(())
-}
-
 /// The newest wrapped data key.
 pub async fn newest_data_key(conn: &mut PgConnection) -> sqlx::Result<(i32, Vec<u8>)> {
     sqlx::query_as("SELECT version, wrapped FROM data_keys ORDER BY version DESC LIMIT 1")
