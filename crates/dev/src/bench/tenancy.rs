@@ -128,7 +128,7 @@ async fn run_bound(db: &Db, share: &[(RequestCtx, i64)]) -> Result<u32> {
             let conn = tx.conn();
             for _ in 0..3 {
                 sqlx::query("SELECT id, note FROM things WHERE owner = $1 ORDER BY id LIMIT 10")
-                    .bind("a")
+                    .bind("b")
                     .fetch_all(&mut *conn)
                     .await?;
             }
@@ -161,7 +161,7 @@ async fn run_unbound(url: &str, share: &[(RequestCtx, i64)]) -> Result<u32> {
         for _ in 0..RUN {
             conn.execute("BEGIN").await?;
             for _ in 0..3 {
-                sqlx::query(AssertSqlSafe(select.clone())).bind("a").fetch_all(&mut conn).await?;
+                sqlx::query(AssertSqlSafe(select.clone())).bind("b").fetch_all(&mut conn).await?;
             }
             sqlx::query(AssertSqlSafe(update.clone())).bind("c").execute(&mut conn).await?;
             sqlx::query(AssertSqlSafe(insert.clone())).bind("b").bind("note").execute(&mut conn).await?;
