@@ -37,7 +37,8 @@ async fn the_served_document_is_valid_openapi_3_1() {
     let mut wrong_type = document.clone();
     wrong_type["paths"]["/v1/orgs"]["get"]["responses"] = json!("none");
     let mut dangling = document;
-    dangling["paths"]["/v1/orgs"]["get"]["responses"]["200"] = json!({ "$ref": "#/components/responses/Nowhere" });
+    dangling["paths"]["/v1/orgs"]["get"]["responses"]["200"] =
+        json!({ "$ref": "#/components/responses/Nowhere" });
     for broken in [wrong_type, dangling] {
         assert_eq!(judge(&broken).unwrap()["valid"], json!(false));
     }
