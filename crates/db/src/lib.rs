@@ -25,6 +25,7 @@ mod control_tx;
 mod directory;
 pub mod errors;
 mod leader;
+mod listen;
 mod migrate;
 mod names;
 pub mod outbox;
@@ -45,6 +46,7 @@ use tokio::sync::Notify;
 pub use config::{DatabaseConfig, MigrateMode};
 pub use control_tx::ControlTx;
 pub use leader::LeaderGuard;
+pub use listen::Listener;
 pub use migrate::{Migration, Schema};
 pub use tenant_tx::TenantTx;
 
@@ -62,6 +64,7 @@ struct Inner {
     clock: SharedClock,
     names: Names,
     options: PgConnectOptions,
+    control_options: PgConnectOptions,
     /// Owns the schemas: migrations and spares only.
     admin: PgPool,
     control: PgPool,
@@ -83,9 +86,8 @@ impl Db {
         let admin = pool::small(options.clone(), 2);
         let names = bootstrap::prepare(&admin, config).await?;
         migrate::control(&admin, &names, &schema, config.migrate).await?;
-        let control =
-            pool::small(bootstrap::login(&options, config, &names.control()), config.control_connections)
-                .clone();
+        let control_options = bootstrap::login(&options, config, &names.control());
+        let control = pool::small(control_options.clone(), config.control_connections);
         let limit = usize::try_from(config.max_tenants_per_connection).unwrap_or(usize::MAX);
         let buckets = (0..names.buckets())
             .map(|b| {
@@ -99,6 +101,7 @@ impl Db {
             clock,
             names,
             options,
+            control_options,
             admin,
             control,
             buckets,
@@ -126,11 +129,11 @@ impl Db {
         self.0.outbox_hint.notify_one();
     }
 
-    /// The budget: buckets × connections + control + 2 for the owner. More than the server has is refused at once.
+    /// The budget: buckets × connections + control + 2 for the owner + 1 that listens. More than the server has is refused at once.
     async fn check_connections(&self) -> Result<()> {
         let config = &self.0.config;
         let buckets = u32::try_from(self.0.buckets.len()).unwrap_or(u32::MAX);
-        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 2;
+        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 3;
         let have: String = sqlx::query_scalar("SHOW max_connections")
             .fetch_one(&self.0.admin)
             .await
@@ -138,7 +141,7 @@ impl Db {
         let have: u32 = have.parse().unwrap_or(0);
         tracing::info!(
             service = self.0.schema.service,
-            "connections: {buckets} buckets x {} + {} control + 2 owner = at most {need} of the server's {have}",
+            "connections: {buckets} buckets x {} + {} control + 2 owner + 1 listening = at most {need} of the server's {have}",
             config.bucket_connections,
             config.control_connections
         );

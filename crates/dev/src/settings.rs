@@ -61,6 +61,16 @@ impl Places {
         })
     }
 
+    /// The same place, with another gateway.
+    pub fn with_another_gateway(&self) -> Result<Self> {
+        let (sprites, runner) = (&self.sprites, &self.runner);
+        let other = Self::new((Ipv4Addr::LOCALHOST, 0).into(), sprites, runner, BTreeMap::new())?;
+        let mut places = self.clone();
+        places.main.insert("gateway", other.main["gateway"]);
+        places.probes.insert("gateway", other.probes["gateway"]);
+        Ok(places)
+    }
+
     /// `http://…` of the gateway.
     pub fn gateway_url(&self) -> String {
         format!("http://{}", self.main["gateway"])

@@ -1,6 +1,7 @@
 //! All five services in one process, over real loopback gRPC, beside a fake GitHub.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, anyhow};
 use nitejar_common::clock::SharedClock;
@@ -20,12 +21,39 @@ use crate::settings::{self, Places, Tweaks};
 pub struct Stack {
     /// Where everything is.
     pub places: Places,
+    gateways: Part,
+    behind: Part,
+}
+
+/// Services that start and stop together.
+#[derive(Debug, Default)]
+struct Part {
     shutdown: Shutdown,
     services: JoinSet<Result<()>>,
 }
 
-/// The fake GitHub of a sandbox.
-pub async fn start_github(keys: &Keys, places: &Places) -> Result<FakeGithub> {
+impl Part {
+    fn run(&mut self, bound: nitejar_common::Result<Bound>) -> Result<()> {
+        let bound = bound.map_err(|e| anyhow!(e.log_text()))?;
+        let shutdown = self.shutdown.clone();
+        self.services.spawn(async move { bound.run(shutdown).await.map_err(|e| anyhow!(e.log_text())) });
+        Ok(())
+    }
+
+    /// Drains and waits.
+    async fn stop(&mut self) -> Result<()> {
+        self.shutdown.begin();
+        let mut first = Ok(());
+        while let Some(ended) = self.services.join_next().await {
+            first = first.and(ended?);
+        }
+        first
+    }
+}
+
+/// The fake GitHub of a sandbox. It remembers what `file` holds, as our databases remember: an installation that is bound
+/// to an organization must not be given a second time.
+pub async fn start_github(keys: &Keys, places: &Places, file: Option<PathBuf>) -> Result<FakeGithub> {
     let gateway = places.gateway_url();
     FakeGithub::start(FakeGithubConfig {
         addr: places.github,
@@ -37,6 +65,7 @@ pub async fn start_github(keys: &Keys, places: &Places) -> Result<FakeGithub> {
         webhook_secret: keys.webhook_secret.clone(),
         webhook_url: format!("{gateway}/webhooks/github"),
         setup_url: format!("{gateway}/v1/github/setup"),
+        file,
     })
     .await
 }
@@ -54,46 +83,40 @@ impl Stack {
     /// Starts all five.
     pub async fn start(keys: &Keys, places: Places, tweaks: &Tweaks, clock: SharedClock) -> Result<Self> {
         let configs = settings::configs(keys, &places, tweaks)?;
-        let shutdown = Shutdown::new();
-        let mut services: JoinSet<Result<()>> = JoinSet::new();
-        let mut run = |bound: nitejar_common::Result<Bound>| -> Result<()> {
-            let bound = bound.map_err(|e| anyhow!(e.log_text()))?;
-            let shutdown = shutdown.clone();
-            services.spawn(async move { bound.run(shutdown).await.map_err(|e| anyhow!(e.log_text())) });
-            Ok(())
-        };
-        run(nitejar_audit::bind(typed("audit", &configs)?, clock.clone()).await)?;
-        run(nitejar_billing::bind(typed("billing", &configs)?, clock.clone()).await)?;
-        run(nitejar_tenancy::bind(typed("tenancy", &configs)?, clock.clone()).await)?;
-        run(nitejar_sprites::bind(typed("sprites", &configs)?, clock.clone()).await)?;
-        run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
-        Ok(Self { places, shutdown, services })
+        let mut behind = Part::default();
+        behind.run(nitejar_audit::bind(typed("audit", &configs)?, clock.clone()).await)?;
+        behind.run(nitejar_billing::bind(typed("billing", &configs)?, clock.clone()).await)?;
+        behind.run(nitejar_tenancy::bind(typed("tenancy", &configs)?, clock.clone()).await)?;
+        behind.run(nitejar_sprites::bind(typed("sprites", &configs)?, clock.clone()).await)?;
+        let mut gateways = Part::default();
+        gateways.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
+        Ok(Self { places, gateways, behind })
     }
 
-    /// Drains and waits.
+    /// Starts one more gateway; answers where it is.
+    pub async fn another_gateway(&mut self, keys: &Keys, tweaks: &Tweaks) -> Result<Places> {
+        let places = self.places.with_another_gateway()?;
+        let configs = settings::configs(keys, &places, tweaks)?;
+        let clock = nitejar_common::clock::system();
+        self.gateways.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
+        wait_ready(&places).await?;
+        Ok(places)
+    }
+
+    /// Drains and waits. The gateways first: they settle with billing what they leased of it.
     pub async fn stop(mut self) -> Result<()> {
-        self.shutdown.begin();
-        let mut first = Ok(());
-        while let Some(ended) = self.services.join_next().await {
-            let ended = ended.map_err(anyhow::Error::from).and_then(|r| r);
-            if first.is_ok() {
-                first = ended;
-            }
-        }
-        first
-    }
-
-    /// The shutdown, to be begun from elsewhere.
-    pub fn shutdown(&self) -> Shutdown {
-        self.shutdown.clone()
+        let gateways = self.gateways.stop().await;
+        self.behind.stop().await.and(gateways)
     }
 
     /// Waits until the first service ends.
     pub async fn first_end(&mut self) -> Result<()> {
-        match self.services.join_next().await {
-            Some(ended) => ended?,
-            None => Ok(()),
-        }
+        let ended = tokio::select! {
+            Some(ended) = self.gateways.services.join_next() => ended,
+            Some(ended) = self.behind.services.join_next() => ended,
+            else => return Ok(()),
+        };
+        ended?
     }
 }
 

@@ -72,7 +72,7 @@ impl TestStack {
     /// With these settings.
     pub async fn start_with(tweaks: Tweaks) -> Result<Self> {
         let (keys, places, databases, dir) = ground().await?;
-        let github = stack::start_github(&keys, &places).await?;
+        let github = stack::start_github(&keys, &places, None).await?;
         let stack = Stack::start(&keys, places.clone(), &tweaks, clock::system()).await?;
         stack::wait_ready(&places).await?;
         Ok(Self { keys, places, github, databases, dir, stack: Some(stack) })
@@ -90,6 +90,12 @@ impl TestStack {
     /// The operator's client.
     pub fn operator(&self) -> Result<Client> {
         Client::new(&self.places.gateway_url(), &self.keys.operator)
+    }
+
+    /// Starts one more gateway; answers its `http://…`.
+    pub async fn another_gateway(&mut self) -> Result<String> {
+        let stack = self.stack.as_mut().context("stopped")?;
+        Ok(stack.another_gateway(&self.keys, &test_tweaks()).await?.gateway_url())
     }
 
     /// The fake GitHub's client.

@@ -109,7 +109,7 @@ pub async fn run(args: Args) -> Result<()> {
     let tweaks = Tweaks { otlp_endpoint: args.otlp.clone(), log: args.log.clone(), ..Tweaks::default() };
     let config = TelemetryConfig { otlp_endpoint: args.otlp, log: args.log, log_format: "auto".into() };
     let guard = telemetry::init("up", &config).map_err(|e| anyhow::anyhow!("telemetry: {e}"))?;
-    let github = stack::start_github(&keys, &places).await?;
+    let github = stack::start_github(&keys, &places, Some(data.join("github.json"))).await?;
     let signals = nitejar_runtime::lifecycle::Shutdown::new();
     signals.on_signals()?;
     say(if args.split {

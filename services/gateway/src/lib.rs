@@ -22,6 +22,7 @@ use nitejar_common::token::Signer;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners, Serve};
 
+use authn::cache::Credentials;
 use denials::Denials;
 use meter::Meter;
 use service::Gateway;
@@ -36,12 +37,15 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let signer = Signer::new("gateway", &config.token.signing_key, clock.clone())?;
     let services = Services::new(&config.upstreams, signer)?;
     let (denials, recorder) = Denials::new(services.audit.clone(), clock.clone());
+    let credentials = Arc::new(Credentials::new(clock.clone()));
+    let tenancy = services.tenancy.clone();
     let meter = Arc::new(Meter::new(services.billing.clone(), clock.clone()));
     let gateway = Arc::new(Gateway {
         routes: Routes::new(),
         probes: services.clone(),
         services,
         clock,
+        credentials: Arc::clone(&credentials),
         denials,
         meter: Arc::clone(&meter),
         metrics: service::Metrics::new(),
@@ -71,6 +75,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .background("denials", move |stop| {
             let recorder = recorder.clone();
             async move { recorder.run(stop).await }
+        })
+        .background("credentials", move |stop| {
+            let (credentials, tenancy) = (Arc::clone(&credentials), tenancy.clone());
+            async move { credentials.run(&tenancy, stop).await }
         })
         .background("meter", move |stop| {
             let meter = Arc::clone(&meter);

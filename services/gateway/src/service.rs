@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 use http_body_util::BodyExt as _;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
@@ -21,12 +21,13 @@ use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use tracing::Instrument as _;
 
+use crate::authn::cache::Credentials;
 use crate::authn::{self, Caller};
 use crate::denials::Denials;
 use crate::meter::Meter;
 use crate::transcode::codec::RawCodec;
 use crate::transcode::routes::{Match, Route, Routes};
-use crate::transcode::{json, request, response, stream};
+use crate::transcode::{json, plan, request, response, stream};
 use crate::upstreams::Services;
 use crate::{authz, problem};
 
@@ -45,6 +46,7 @@ pub(crate) struct Gateway {
     pub(crate) services: Services,
     pub(crate) probes: Services,
     pub(crate) clock: SharedClock,
+    pub(crate) credentials: Arc<Credentials>,
     pub(crate) denials: Denials,
     pub(crate) meter: Arc<Meter>,
     pub(crate) metrics: Metrics,
@@ -90,7 +92,7 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
             let span = tracing::info_span!("http", otel.name = %rpc, otel.kind = "server", service = "gateway",
                 request_id = %request_id, tenant = tracing::field::Empty);
             trace::continue_from(&span, request.headers());
-            let (gateway, route, id) = (Arc::clone(&gateway), route.clone(), request_id.clone());
+            let (gateway, route, id) = (Arc::clone(&gateway), Arc::clone(route), request_id.clone());
             // A task of its own: a client that goes away must not reset our calls, for resets in bursts break the
             // connections that all others share. And what was begun is finished.
             let work = async move { serve(&gateway, route, variables, request, &id).await };
@@ -109,7 +111,7 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
 
 async fn serve(
     gateway: &Arc<Gateway>,
-    route: Route,
+    route: Arc<Route>,
     variables: Vec<(String, String)>,
     http: Request,
     request_id: &str,
@@ -144,7 +146,8 @@ async fn who_where_may(
     let asked = org.filter(|org| is_id(org, "org")).unwrap_or_default();
     let caller: Caller = match authn::presented(headers)? {
         Some((kind, token)) => {
-            authn::resolve(&gateway.services, &*gateway.clock, request_id, kind, token, asked).await?
+            let (services, kept) = (&gateway.services, &gateway.credentials);
+            authn::resolve(services, kept, &*gateway.clock, request_id, kind, token, asked).await?
         }
         None if policy.scope == Scope::Public => authn::anonymous(),
         None => {
@@ -158,6 +161,7 @@ async fn who_where_may(
 
 async fn read_json(http: Request, takes_body: bool) -> Result<Option<json::Node>> {
     let content_type = http.headers().get(header::CONTENT_TYPE).cloned();
+    let encoded = http.headers().get(header::CONTENT_ENCODING).is_some_and(|e| e != "identity");
     let body = read_body(http, LARGEST).await?;
     if !takes_body {
         return if body.is_empty() {
@@ -176,6 +180,9 @@ async fn read_json(http: Request, takes_body: bool) -> Result<Option<json::Node>
             Code::UnsupportedMediaType,
             "Send the body with Content-Type: application/json.",
         ));
+    }
+    if encoded {
+        return Err(Error::new(Code::UnsupportedMediaType, "Send the body without Content-Encoding."));
     }
     json::parse(&body)
         .map(Some)
@@ -226,7 +233,7 @@ async fn drain(body: &mut Body) {
 
 async fn send(
     gateway: &Arc<Gateway>,
-    route: Route,
+    route: Arc<Route>,
     ctx: RequestCtx,
     message: DynamicMessage,
     request_id: &str,
@@ -252,12 +259,14 @@ async fn send(
         Error::new(Code::DeadlineExceeded, "It took too long; look whether it happened before you repeat it.")
     };
     let answer = answer.map_err(late)??.into_inner();
-    let answer = response::decode(route.method.output(), answer)?;
-    let mut response = Response::new(Body::from(response::to_json(&answer)));
-    *response.status_mut() = StatusCode::OK;
+    let etag = route.etag.and_then(|number| plan::text_field(&answer, number)).map(|t| format!("\"{t}\""));
+    let json = match route.plan.as_ref().and_then(|plan| plan.write(&answer)) {
+        Some(json) => json,
+        None => response::to_json(&response::decode(route.method.output(), answer)?).into_bytes(),
+    };
+    let mut response = Response::new(Body::from(json));
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    let etag = answer.get_field_by_name(request::ETAG).and_then(|v| v.as_str().map(|t| format!("\"{t}\"")));
     if let Some(etag) = etag.and_then(|t| HeaderValue::from_str(&t).ok()) {
         headers.insert(header::ETAG, etag);
     }

@@ -1,5 +1,6 @@
 //! The tenancy service. See `README.md`.
 
+mod changes;
 pub mod config;
 mod creation;
 pub mod domain;
@@ -19,8 +20,11 @@ use nitejar_db::audit::AuditDelivery;
 use nitejar_db::outbox::Relay;
 use nitejar_db::{Db, Migration, Schema};
 use nitejar_proto::tenancy::v1 as pb;
+use nitejar_proto::tenancy::v1::CredentialChange;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use domain::envelope::MasterKey;
@@ -30,11 +34,14 @@ pub use config::Config;
 /// What this service keeps.
 pub const SCHEMA: Schema = Schema {
     service: "tenancy",
-    control: &[Migration {
-        version: 1,
-        name: "people",
-        sql: include_str!("../migrations/control/0001_people.sql"),
-    }],
+    control: &[
+        Migration { version: 1, name: "people", sql: include_str!("../migrations/control/0001_people.sql") },
+        Migration {
+            version: 2,
+            name: "credential changes",
+            sql: include_str!("../migrations/control/0002_credential_changes.sql"),
+        },
+    ],
     tenant: &[Migration {
         version: 1,
         name: "organization",
@@ -52,6 +59,10 @@ pub(crate) struct Service {
     pub(crate) operators: Arc<BTreeMap<[u8; 32], String>>,
     /// Keep tenant data too: sprites, billing, audit.
     pub(crate) tenants_of: Arc<[Upstream; 3]>,
+    /// What gateways must forget.
+    pub(crate) changes: broadcast::Sender<CredentialChange>,
+    /// Ends streams when the service drains.
+    pub(crate) draining: CancellationToken,
 }
 
 /// Opens the database and the ports.
@@ -76,7 +87,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         master: Arc::new(master),
         operators: Arc::new(operators),
         tenants_of: Arc::new([sprites, billing, audit.clone()]),
+        changes: changes::source(),
+        draining: CancellationToken::new(),
     };
+    let teller = service.clone();
     let routes = Routes::new(pb::users_server::UsersServer::new(service.clone()))
         .add_service(pb::orgs_server::OrgsServer::new(service.clone()))
         .add_service(pb::members_server::MembersServer::new(service.clone()))
@@ -93,6 +107,11 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     Ok(Bound::grpc("tenancy", listeners, probes, routes, AuthLayer::new(verifier, "tenancy"))?
+        .draining(service.draining.clone())
+        .background("credential changes", move |stop| {
+            let service = teller.clone();
+            async move { service.tell_changes(stop).await }
+        })
         .background("spares", move |stop| {
             let db = db.clone();
             async move { db.run(stop).await }

@@ -142,6 +142,10 @@ async fn every_route_refuses_what_is_wrong() {
             .await
             .unwrap();
             check(&answer, 415, &["unsupported_media_type"], &say("another content type"));
+            let compressed = caller.request(e.method(), &path).header("content-type", "application/json");
+            let answer =
+                Client::send(compressed.header("content-encoding", "gzip").body("{}")).await.unwrap();
+            check(&answer, 415, &["unsupported_media_type"], &say("a compressed body"));
         }
         // Each variable of the path malformed.
         let template = policy.http.as_ref().unwrap().template.clone();

@@ -36,7 +36,7 @@ async fn insist(client: &Client, method: Method, path: &str, body: Option<&Value
 #[tokio::test(flavor = "multi_thread")]
 async fn chaos_killed_services_lose_and_repeat_nothing() {
     let (keys, places, databases, dir) = ground().await.unwrap();
-    let github = stack::start_github(&keys, &places).await.unwrap();
+    let github = stack::start_github(&keys, &places, None).await.unwrap();
     let mut tweaks = test_tweaks();
     tweaks.log = "warn".into();
     let mut split =

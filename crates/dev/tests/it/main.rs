@@ -6,6 +6,7 @@ mod bad_input;
 mod chaos;
 mod contract;
 mod coverage;
+mod credentials;
 mod endpoints;
 mod isolation;
 mod jobs;

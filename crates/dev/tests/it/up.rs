@@ -4,7 +4,8 @@ use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
 use nitejar_dev::client::{Client, text};
-use nitejar_dev::test_stack::{organization, person, target_dir};
+use nitejar_dev::demo::{self, Target};
+use nitejar_dev::test_stack::{organization, person};
 use nitejar_runner::procs;
 use serde_json::Value;
 
@@ -40,6 +41,14 @@ impl Up {
         Client::new(&text(&self.running, "gateway"), &text(&self.running, "operator_key")).unwrap()
     }
 
+    /// The whole story, also against data of an earlier run.
+    async fn demo(&self) {
+        let part = |name| text(&self.running, name);
+        let target =
+            Target { gateway: part("gateway"), github: part("github"), operator_key: part("operator_key") };
+        demo::story(&target).await.unwrap();
+    }
+
     fn interrupt(mut self, data: &std::path::Path) {
         let pid = i32::try_from(self.child.id()).unwrap();
         let below = procs::tree(&procs::all(), [pid]).len();
@@ -72,6 +81,7 @@ async fn up_runs_stops_without_a_trace_and_keeps_the_data() {
     let item = owner.post(&format!("/v1/orgs/{org}/work-items"), &item).await.unwrap();
     let job = format!("/v1/orgs/{org}/jobs/{}", item["job_ids"][0].as_str().unwrap());
     owner.until(&job, 30, "its start", |v| v["state"] == "running").await.unwrap();
+    first.demo().await;
     first.interrupt(dir.path());
 
     // The second run, as five processes, has the same data and the same keys.
@@ -82,6 +92,6 @@ async fn up_runs_stops_without_a_trace_and_keeps_the_data() {
     owner.patch(&path, &serde_json::json!({ "config": { "command": "true" } })).await.unwrap();
     // The job that ran when the lights went out is run again.
     owner.until(&job, 60, "its end", |v| v["state"] == "completed").await.unwrap();
-    let _ = target_dir().unwrap();
+    second.demo().await;
     second.interrupt(dir.path());
 }

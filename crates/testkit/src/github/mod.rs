@@ -10,17 +10,22 @@ mod control;
 mod state;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Result;
 use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::Method;
+use axum::middleware::{self, Next};
+use axum::response::Response;
 use axum::routing::{any, get, post};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use state::{Exchange, Fault};
 
-use state::State;
+use state::State as Memory;
 
 /// What the fake needs to know of our App.
 #[derive(Clone, Debug)]
@@ -43,6 +48,8 @@ pub struct FakeGithubConfig {
     pub webhook_url: String,
     /// Where a browser goes after an install.
     pub setup_url: String,
+    /// Where it keeps what outlives a restart; none: nothing does.
+    pub file: Option<PathBuf>,
 }
 
 /// A running fake. Dropping it stops it.
@@ -58,11 +65,11 @@ pub struct FakeGithub {
 pub(crate) struct Shared {
     pub(crate) config: Arc<FakeGithubConfig>,
     pub(crate) http: reqwest::Client,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<Memory>>,
 }
 
 impl Shared {
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, Memory> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -75,7 +82,8 @@ impl FakeGithub {
         let addr = listener.local_addr()?;
         #[expect(clippy::disallowed_methods, reason = "testkit stands below the crate that has the client")]
         let http = reqwest::Client::new();
-        let shared = Shared { config: Arc::new(config), http, state: Arc::default() };
+        let state = config.file.as_deref().map(Memory::open).transpose()?.unwrap_or_default();
+        let shared = Shared { config: Arc::new(config), http, state: Arc::new(Mutex::new(state)) };
         let router = Router::new()
             .route("/_fake/installations", post(control::install))
             .route("/_fake/deliver", post(control::deliver))
@@ -85,6 +93,7 @@ impl FakeGithub {
             .route("/_fake/lose_next", post(control::lose_next))
             .route("/_fake/state", get(control::show))
             .fallback(any(api::handle))
+            .layer(middleware::from_fn_with_state(shared.clone(), keep))
             .with_state(shared.clone());
         let stop = CancellationToken::new();
         let stopped = stop.clone();
@@ -106,6 +115,18 @@ impl FakeGithub {
     pub fn exchanges(&self) -> Vec<Exchange> {
         self.shared.state().exchanges.iter().cloned().collect()
     }
+}
+
+/// Keeps what a request may have changed, before it is answered.
+async fn keep(State(shared): State<Shared>, request: Request, next: Next) -> Response {
+    let changes = request.method() != Method::GET;
+    let response = next.run(request).await;
+    if let Some(file) = shared.config.file.as_deref().filter(|_| changes)
+        && let Err(error) = shared.state().keep(file)
+    {
+        tracing::error!(%error, "the fake GitHub can't keep its state");
+    }
+    response
 }
 
 impl Drop for FakeGithub {

@@ -1,7 +1,9 @@
 //! What the fake remembers.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::path::Path;
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -26,8 +28,16 @@ pub(crate) struct State {
     pub(crate) exchanges: VecDeque<Exchange>,
 }
 
+/// What outlives a restart, as at GitHub: who installed the App, and what stands on the issues.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    next_id: u64,
+    installations: BTreeMap<u64, Installation>,
+    issues: BTreeMap<String, BTreeMap<u64, Issue>>,
+}
+
 /// Our App on an account.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Installation {
     pub(crate) account: String,
     /// GitHub's number → `owner/name`.
@@ -48,13 +58,13 @@ pub(crate) struct Token {
 }
 
 /// An issue with its comments.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Issue {
     pub(crate) comments: Vec<Comment>,
 }
 
 /// A comment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Comment {
     pub(crate) id: u64,
     pub(crate) body: String,
@@ -106,6 +116,33 @@ pub struct Exchange {
 }
 
 impl State {
+    /// As an earlier one left it; empty when there was none.
+    pub(crate) fn open(file: &Path) -> Result<Self> {
+        if !file.exists() {
+            return Ok(Self::default());
+        }
+        let kept: Kept = serde_json::from_slice(&std::fs::read(file)?)?;
+        Ok(Self {
+            next_id: kept.next_id,
+            installations: kept.installations,
+            issues: kept.issues,
+            ..Self::default()
+        })
+    }
+
+    /// For a later one. A reader finds the old file or the new one, never half of one.
+    pub(crate) fn keep(&self, file: &Path) -> Result<()> {
+        let kept = Kept {
+            next_id: self.next_id,
+            installations: self.installations.clone(),
+            issues: self.issues.clone(),
+        };
+        let new = file.with_extension("new");
+        std::fs::write(&new, serde_json::to_vec(&kept)?)?;
+        std::fs::rename(new, file)?;
+        Ok(())
+    }
+
     /// A new number.
     pub(crate) fn id(&mut self) -> u64 {
         self.next_id += 1;

@@ -1,4 +1,6 @@
-//! Who is behind a credential. Asked anew for each request: a revoked key ends at once.
+//! Who is behind a credential.
+
+pub(crate) mod cache;
 
 use http::{HeaderMap, header};
 use nitejar_common::RequestCtx;
@@ -7,12 +9,14 @@ use nitejar_common::ctx::{Actor, ActorKind};
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::permission::Role;
+use nitejar_common::time::from_proto;
 use nitejar_proto::sprites::v1::ResolveRunnerRequest;
 use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use nitejar_proto::tenancy::v1::ResolveCredentialRequest;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 
 use crate::upstreams::Services;
+use cache::Credentials;
 
 /// Who asks, before we know whether they may.
 #[derive(Clone, Debug)]
@@ -61,9 +65,10 @@ pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<(KeyKind, &str)>> 
     Ok(Some((kind, token)))
 }
 
-/// Asks who is behind a key, and what they are in the organization asked for.
+/// Who is behind a key, and what they are in the organization asked for: as kept, or as tenancy says.
 pub(crate) async fn resolve(
     services: &Services,
+    kept: &Credentials,
     clock: &dyn Clock,
     request_id: &str,
     kind: KeyKind,
@@ -71,9 +76,9 @@ pub(crate) async fn resolve(
     org: &str,
 ) -> Result<Caller> {
     let me = RequestCtx::service("gateway", clock).with_request_id(request_id);
-    let hash = key::sha256(token).to_vec();
+    let hash = key::sha256(token);
     if kind == KeyKind::Runner {
-        let message = ResolveRunnerRequest { token_sha256: hash.into() };
+        let message = ResolveRunnerRequest { token_sha256: hash.to_vec().into() };
         let request = services.sprites.request(&me, message)?;
         let found = SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await;
         let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
@@ -84,7 +89,11 @@ pub(crate) async fn resolve(
             home: Some(found.org_id),
         });
     }
-    let message = ResolveCredentialRequest { key_sha256: hash, org_id: org.to_owned() };
+    if let Some(caller) = kept.get(&hash, org) {
+        return Ok(caller);
+    }
+    let asked = kept.ask();
+    let message = ResolveCredentialRequest { key_sha256: hash.to_vec(), org_id: org.to_owned() };
     let request = services.tenancy.request(&me, message)?;
     let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
     let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
@@ -98,12 +107,15 @@ pub(crate) async fn resolve(
     if (actor_kind == ActorKind::Operator) != (kind == KeyKind::Operator) {
         return Err(invalid());
     }
-    Ok(Caller {
+    let caller = Caller {
         actor: Actor { kind: actor_kind, id: found.actor_id, name: found.actor_name },
         role: Role::parse(&found.role),
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
-    })
+    };
+    let expires_at = found.expires_at.as_ref().and_then(from_proto);
+    kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
+    Ok(caller)
 }
 
 fn same_for_all(error: Error) -> Error {

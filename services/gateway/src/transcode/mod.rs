@@ -2,8 +2,11 @@
 
 pub mod codec;
 pub mod json;
+pub mod plan;
 pub mod request;
 pub mod response;
 pub mod routes;
 pub mod rules;
 pub mod stream;
+#[cfg(test)]
+mod testing;

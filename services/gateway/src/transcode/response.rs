@@ -6,7 +6,7 @@ use nitejar_common::error::{Error, Result};
 use prost_reflect::{DynamicMessage, MapKey, MessageDescriptor, ReflectMessage as _, Value};
 
 /// The largest whole number that a double, and so every JSON reader, holds exactly.
-const SAFE: u64 = (1 << 53) - 1;
+pub(super) const SAFE: u64 = (1 << 53) - 1;
 
 /// Decodes an answer.
 pub fn decode(descriptor: MessageDescriptor, bytes: Bytes) -> Result<DynamicMessage> {
@@ -109,8 +109,13 @@ fn write_text(text: &str, out: &mut String) {
 fn write_timestamp(message: &DynamicMessage, out: &mut String) {
     let seconds = message.get_field_by_name("seconds").and_then(|v| v.as_i64()).unwrap_or(0);
     let nanos = message.get_field_by_name("nanos").and_then(|v| v.as_i32()).unwrap_or(0);
+    write_text(&timestamp_text(seconds, nanos), out);
+}
+
+/// RFC 3339.
+pub(super) fn timestamp_text(seconds: i64, nanos: i32) -> String {
     let at = chrono::DateTime::from_timestamp(seconds, u32::try_from(nanos).unwrap_or(0)).unwrap_or_default();
-    write_text(&at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true), out);
+    at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true)
 }
 
 fn write_mask(message: &DynamicMessage, out: &mut String) {
@@ -124,8 +129,8 @@ fn write_mask(message: &DynamicMessage, out: &mut String) {
 mod tests {
     use super::*;
     use crate::transcode::routes::Routes;
+    use crate::transcode::testing::random;
     use nitejar_proto::{audit, billing, tenancy};
-    use prost_reflect::Kind;
 
     fn json_of(name: &str, message: &impl prost::Message) -> String {
         let descriptor = nitejar_proto::POOL.get_message_by_name(name).unwrap();
@@ -169,7 +174,7 @@ mod tests {
         let mut seed = 1u64;
         for route in Routes::new().iter() {
             for _ in 0..20 {
-                let message = random(route.method.output(), &mut seed, 0);
+                let message = random(&route.method.output(), &mut seed, 0);
                 let mut buffer = Vec::new();
                 message
                     .serialize_with_options(&mut serde_json::Serializer::new(&mut buffer), &options)
@@ -179,50 +184,5 @@ mod tests {
                 assert_eq!(ours, reference, "{}", route.policy.path);
             }
         }
-    }
-
-    fn next(seed: &mut u64) -> u64 {
-        *seed ^= *seed << 13;
-        *seed ^= *seed >> 7;
-        *seed ^= *seed << 17;
-        *seed
-    }
-
-    fn random(descriptor: MessageDescriptor, seed: &mut u64, depth: u8) -> DynamicMessage {
-        let mut message = DynamicMessage::new(descriptor.clone());
-        for field in descriptor.fields() {
-            if next(seed).is_multiple_of(3) || depth > 5 {
-                continue;
-            }
-            let one = |seed: &mut u64| match field.kind() {
-                Kind::String => {
-                    Value::String(["", "a", "\"\\\n\u{7}\u{1f600}é"][(next(seed) % 3) as usize].into())
-                }
-                Kind::Bool => Value::Bool(next(seed).is_multiple_of(2)),
-                Kind::Int32 => Value::I32(next(seed) as i32),
-                Kind::Uint32 => Value::U32(next(seed) as u32),
-                Kind::Int64 => Value::I64((next(seed) >> 12) as i64 - (1 << 50)),
-                Kind::Message(d) if d.full_name() == "google.protobuf.Timestamp" => {
-                    let mut t = DynamicMessage::new(d);
-                    t.set_field_by_name("seconds", Value::I64((next(seed) % 4_000_000_000) as i64));
-                    t.set_field_by_name("nanos", Value::I32((next(seed) % 1_000_000_000) as i32));
-                    Value::Message(t)
-                }
-                Kind::Message(d) => Value::Message(random(d, seed, depth + 1)),
-                other => panic!("{} is {other:?}: teach the writer, and this test", field.full_name()),
-            };
-            if field.is_map() {
-                let map =
-                    (0..next(seed) % 3).map(|i| (MapKey::String(format!("k{i}")), Value::String("v".into())));
-                message.set_field(&field, Value::Map(map.collect()));
-            } else if field.is_list() {
-                let list = (0..next(seed) % 3).map(|_| one(seed)).collect();
-                message.set_field(&field, Value::List(list));
-            } else {
-                let value = one(seed);
-                message.set_field(&field, value);
-            }
-        }
-        message
     }
 }

@@ -1,16 +1,25 @@
 //! Routes from the RPCs' HTTP rules.
 
+use std::sync::Arc;
+
 use nitejar_proto::policy::MethodPolicy;
 use percent_encoding::percent_decode_str;
 use prost_reflect::MethodDescriptor;
 
+use super::plan::Plan;
+use super::request;
+
 /// One RPC as HTTP.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Route {
     /// What it states about itself.
     pub policy: &'static MethodPolicy,
     /// Its messages.
     pub method: MethodDescriptor,
+    /// Writes its answer; none: the long way does.
+    pub plan: Option<Plan>,
+    /// The number of the answer's `etag`, where it has one.
+    pub etag: Option<u32>,
     segments: Vec<Segment>,
     /// After the last colon, such as `leave`.
     verb: Option<String>,
@@ -24,13 +33,13 @@ enum Segment {
 
 /// All routes.
 #[derive(Clone, Debug)]
-pub struct Routes(Vec<Route>);
+pub struct Routes(Vec<Arc<Route>>);
 
 /// What a request's path and verb came to.
 #[derive(Debug)]
 pub enum Match<'a> {
     /// An RPC, and its path variables in order.
-    Found(&'a Route, Vec<(String, String)>),
+    Found(&'a Arc<Route>, Vec<(String, String)>),
     /// There is the path, with these verbs.
     WrongMethod(Vec<&'static str>),
     /// There is no such path.
@@ -40,27 +49,30 @@ pub enum Match<'a> {
 impl Routes {
     /// Of all RPCs with an HTTP rule.
     pub fn new() -> Self {
-        let mut routes: Vec<Route> = nitejar_proto::POLICIES.values().filter_map(Route::new).collect();
+        let mut routes: Vec<Arc<Route>> =
+            nitejar_proto::POLICIES.values().filter_map(Route::new).map(Arc::new).collect();
         routes.sort_by(|a, b| a.policy.path.cmp(&b.policy.path));
         Self(routes)
     }
 
     /// All of them, by RPC.
     pub fn iter(&self) -> impl Iterator<Item = &Route> {
-        self.0.iter()
+        self.0.iter().map(AsRef::as_ref)
     }
 
     /// Finds the RPC.
     pub fn find(&self, verb: &str, path: &str) -> Match<'_> {
         let mut verbs = Vec::new();
+        let Some(path) = Path::split(path) else { return Match::Nothing };
         for route in &self.0 {
-            if let Some(variables) = route.matches(path) {
-                let own = route.policy.http.as_ref().map_or("", |h| h.verb);
-                if own == verb {
-                    return Match::Found(route, variables);
-                }
-                verbs.push(own);
+            if !route.matches(&path) {
+                continue;
             }
+            let own = route.policy.http.as_ref().map_or("", |h| h.verb);
+            if own == verb {
+                return route.values(&path).map_or(Match::Nothing, |values| Match::Found(route, values));
+            }
+            verbs.push(own);
         }
         verbs.sort_unstable();
         verbs.dedup();
@@ -88,7 +100,9 @@ impl Route {
                 Some(name) => Segment::Variable(name.to_owned()),
                 None => Segment::Literal(s.to_owned()),
             });
-        Some(Self { policy, method, segments: segments.collect(), verb })
+        let answer = method.output();
+        let etag = answer.get_field_by_name(request::ETAG).map(|field| field.number());
+        Some(Self { policy, plan: Plan::new(&answer), etag, segments: segments.collect(), verb, method })
     }
 
     /// The names of its path variables.
@@ -99,34 +113,44 @@ impl Route {
         })
     }
 
-    /// The variables' values, when the path is this route's. Percent-encoding is undone inside of a segment only, so
-    /// that `%2f` never makes two of one.
-    fn matches(&self, path: &str) -> Option<Vec<(String, String)>> {
+    fn matches(&self, path: &Path<'_>) -> bool {
+        let fits = |(segment, part): (&Segment, &&str)| match segment {
+            Segment::Literal(text) => text == part,
+            Segment::Variable(_) => !part.is_empty(),
+        };
+        path.verb == self.verb.as_deref()
+            && path.parts.len() == self.segments.len()
+            && self.segments.iter().zip(&path.parts).all(fits)
+    }
+
+    /// The variables' values; none when one is not UTF-8. Percent-encoding is undone inside of a segment only, so that
+    /// `%2f` never makes two of one.
+    fn values(&self, path: &Path<'_>) -> Option<Vec<(String, String)>> {
+        let variable = |(segment, part): (&Segment, &&str)| match segment {
+            Segment::Literal(_) => None,
+            Segment::Variable(name) => {
+                Some(percent_decode_str(part).decode_utf8().ok().map(|v| (name.clone(), v.into_owned())))
+            }
+        };
+        self.segments.iter().zip(&path.parts).filter_map(variable).collect()
+    }
+}
+
+/// A request's path, taken apart once.
+struct Path<'a> {
+    parts: Vec<&'a str>,
+    verb: Option<&'a str>,
+}
+
+impl<'a> Path<'a> {
+    fn split(path: &'a str) -> Option<Self> {
         let path = path.strip_prefix('/')?;
         // A colon that is written as such begins a verb; in a value it is written %3A.
         let (path, verb) = match path.rsplit_once(':') {
             Some((path, verb)) if !verb.contains('/') => (path, Some(verb)),
             _ => (path, None),
         };
-        if verb != self.verb.as_deref() {
-            return None;
-        }
-        let parts: Vec<&str> = path.split('/').collect();
-        if parts.len() != self.segments.len() {
-            return None;
-        }
-        let mut variables = Vec::new();
-        for (segment, part) in self.segments.iter().zip(parts) {
-            match segment {
-                Segment::Literal(text) if text == part => {}
-                Segment::Variable(name) if !part.is_empty() => {
-                    let value = percent_decode_str(part).decode_utf8().ok()?;
-                    variables.push((name.clone(), value.into_owned()));
-                }
-                _ => return None,
-            }
-        }
-        Some(variables)
+        Some(Self { parts: path.split('/').collect(), verb })
     }
 }
 

@@ -5,12 +5,14 @@ use std::collections::hash_map::Entry;
 
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
+use nitejar_common::time::to_proto;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::tenancy_internal_server::TenancyInternal;
 use subtle::ConstantTimeEq as _;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
+use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
 use crate::store::secrets;
@@ -47,6 +49,16 @@ impl TenancyInternal for Service {
             self.note_use(row.key_id.clone());
         }
         Ok(Response::new(answer(row, &r.org_id)))
+    }
+
+    type WatchCredentialsStream = Changes;
+
+    async fn watch_credentials(
+        &self,
+        request: Request<pb::WatchCredentialsRequest>,
+    ) -> Result<Response<Changes>, Status> {
+        only(&ctx(&request)?.actor.id, "gateway")?;
+        Ok(Response::new(self.changes()))
     }
 
     async fn open_secrets(
@@ -106,7 +118,11 @@ impl Service {
 }
 
 fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
-    let mut answer = pb::ResolveCredentialResponse { key_id: row.key_id.clone(), ..Default::default() };
+    let mut answer = pb::ResolveCredentialResponse {
+        key_id: row.key_id.clone(),
+        expires_at: row.expires_at.map(to_proto),
+        ..Default::default()
+    };
     match (row.user_id, row.org_id) {
         (Some(user), _) => {
             answer.actor_kind = "user".into();

@@ -24,6 +24,8 @@ pub struct CredentialRow {
     pub member_role: Option<String>,
     /// Whether the organization asked for is active.
     pub active: bool,
+    /// When it ends by itself.
+    pub expires_at: Option<DateTime<Utc>>,
     /// Last noted use.
     pub last_used_at: Option<DateTime<Utc>>,
 }
@@ -37,7 +39,7 @@ pub async fn resolve(
 ) -> sqlx::Result<Option<CredentialRow>> {
     sqlx::query_as(
         "SELECT c.key_id, c.name, c.user_id, u.name AS user_name, c.org_id, c.role, c.scopes, m.role AS member_role, \
-         EXISTS (SELECT FROM control.orgs o WHERE o.id = $2 AND o.state = 'active') AS active, c.last_used_at \
+         EXISTS (SELECT FROM control.orgs o WHERE o.id = $2 AND o.state = 'active') AS active, c.expires_at, c.last_used_at \
          FROM control.credentials c \
          LEFT JOIN control.users u ON u.id = c.user_id \
          LEFT JOIN control.memberships m ON m.user_id = c.user_id AND m.org_id = $2 \

@@ -1,0 +1,240 @@
+//! Answers about credentials, kept for as long as tenancy's stream of changes tells us what to forget.
+//!
+//! It fails safe: without a sign of life from the stream no kept answer is used, and each request asks tenancy again. So a
+//! revoked key ends within [`SILENCE`] here, whatever breaks.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Utc};
+use futures_util::StreamExt as _;
+use nitejar_common::RequestCtx;
+use nitejar_common::clock::SharedClock;
+use nitejar_common::error::{Error, Result};
+use nitejar_common::grpc::client::Upstream;
+use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
+use nitejar_proto::tenancy::v1::{CredentialChange, WatchCredentialsRequest};
+use opentelemetry::KeyValue;
+use opentelemetry::metrics::Counter;
+use quick_cache::sync::Cache;
+use tokio_util::sync::CancellationToken;
+
+use super::Caller;
+
+/// Tenancy gives ten signs of life a second. After so long without one, nothing kept is used.
+pub(crate) const SILENCE: Duration = Duration::from_millis(600);
+
+/// Tenancy notes a key's last use by the minute, so it is asked by the minute.
+const KEPT: chrono::Duration = chrono::Duration::seconds(60);
+
+/// Answers kept: a few hundred bytes each.
+const MOST: usize = 100_000;
+
+/// SHA-256 of the key, and the organization asked for.
+type Question = ([u8; 32], String);
+
+/// A kept answer.
+#[derive(Clone, Debug)]
+struct Answer {
+    caller: Caller,
+    key_id: String,
+    org: String,
+    until: DateTime<Utc>,
+}
+
+/// The kept answers.
+pub(crate) struct Credentials {
+    answers: Cache<Question, Answer>,
+    clock: SharedClock,
+    began: Instant,
+    /// Milliseconds since `began` until which kept answers may be used.
+    alive_until: AtomicU64,
+    /// Counts what was forgotten. An answer that was asked for before is not kept: it may be from before the change.
+    forgotten: Mutex<u64>,
+    uses: Counter<u64>,
+}
+
+/// What was forgotten when a question was asked.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Asked(u64);
+
+impl Credentials {
+    pub(crate) fn new(clock: SharedClock) -> Self {
+        Self {
+            answers: Cache::new(MOST),
+            clock,
+            began: Instant::now(),
+            alive_until: AtomicU64::new(0),
+            forgotten: Mutex::new(0),
+            uses: opentelemetry::global::meter("nitejar")
+                .u64_counter("credential_checks")
+                .with_description("Credentials checked, by whether a kept answer was used")
+                .build(),
+        }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn alive(&self) -> bool {
+        self.now() < self.alive_until.load(Ordering::Acquire)
+    }
+
+    /// The kept answer; none: tenancy must be asked.
+    pub(crate) fn get(&self, hash: &[u8; 32], org: &str) -> Option<Caller> {
+        let answer = self.answers.get(&(*hash, org.to_owned()));
+        let answer = answer.filter(|a| self.alive() && self.clock.now() < a.until);
+        self.uses.add(1, &[KeyValue::new("kept", answer.is_some())]);
+        answer.map(|a| a.caller)
+    }
+
+    /// To be called before tenancy is asked.
+    pub(crate) fn ask(&self) -> Asked {
+        Asked(*self.forgotten.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Keeps an answer, unless something was forgotten since it was asked for. A caller without a role where they ask is not
+    /// kept: a new membership must count at once, and strangers must not fill the memory.
+    pub(crate) fn keep(
+        &self,
+        asked: Asked,
+        question: Question,
+        key_id: &str,
+        caller: &Caller,
+        expires_at: Option<DateTime<Utc>>,
+    ) {
+        if caller.role.is_none() && !question.1.is_empty() {
+            return;
+        }
+        let soon = self.clock.now() + KEPT;
+        let until = expires_at.map_or(soon, |at| at.min(soon));
+        let (org, key_id) = (question.1.clone(), key_id.to_owned());
+        // Held until it is in: nothing can be forgotten in between.
+        let forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        if *forgotten == asked.0 && self.alive() {
+            self.answers.insert(question, Answer { caller: caller.clone(), key_id, org, until });
+        }
+    }
+
+    /// Forgets what the change is about.
+    fn forget(&self, change: &CredentialChange) {
+        let empty = |text: &str| text.is_empty();
+        if !change.everything && empty(&change.key_id) && empty(&change.user_id) && empty(&change.org_id) {
+            return;
+        }
+        let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
+        *forgotten += 1;
+        if change.everything {
+            self.answers.clear();
+            return;
+        }
+        self.answers.retain(|_, a| {
+            a.key_id != change.key_id
+                && a.caller.actor.id != change.user_id
+                && (a.org.is_empty() || a.org != change.org_id)
+        });
+    }
+
+    /// Follows tenancy's changes, until told to stop.
+    pub(crate) async fn run(&self, tenancy: &Upstream, stop: CancellationToken) -> Result<()> {
+        while !stop.is_cancelled() {
+            let ended = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                ended = self.follow(tenancy) => ended,
+            };
+            if let Err(error) = ended {
+                tracing::warn!(error = %error.log_text(), "tenancy tells no changes: each credential is asked for anew");
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn follow(&self, tenancy: &Upstream) -> Result<()> {
+        let me = RequestCtx::service("gateway", &*self.clock);
+        let request = tenancy.stream_request(&me, WatchCredentialsRequest {})?;
+        let mut client = TenancyInternalClient::new(tenancy.channel());
+        let mut changes = client.watch_credentials(request).await?.into_inner();
+        loop {
+            // A stream that neither speaks nor ends is as good as gone.
+            let next = tokio::time::timeout(SILENCE * 3, changes.next()).await;
+            let Some(change) = next.map_err(|_| Error::unavailable().because("silence"))? else {
+                return Ok(());
+            };
+            self.forget(&change?);
+            let until = self.now() + u64::try_from(SILENCE.as_millis()).unwrap_or(0);
+            self.alive_until.store(until, Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nitejar_common::clock::system;
+    use nitejar_common::ctx::{Actor, ActorKind};
+    use nitejar_common::permission::Role;
+
+    use super::*;
+
+    fn ada() -> Caller {
+        let actor = Actor { kind: ActorKind::User, id: "user_ada".into(), name: "Ada".into() };
+        Caller { actor, role: Some(Role::Admin), scopes: None, home: None }
+    }
+
+    fn kept() -> Credentials {
+        let kept = Credentials::new(system());
+        kept.alive_until.store(u64::MAX, Ordering::Release);
+        kept.keep(kept.ask(), ([1; 32], "org_a".into()), "key_1", &ada(), None);
+        kept.keep(kept.ask(), ([2; 32], "org_b".into()), "key_2", &ada(), None);
+        kept
+    }
+
+    fn knows(kept: &Credentials) -> [bool; 2] {
+        [kept.get(&[1; 32], "org_a").is_some(), kept.get(&[2; 32], "org_b").is_some()]
+    }
+
+    #[test]
+    fn forgets_what_it_is_told() {
+        let change = CredentialChange::default;
+        for (change, left) in [
+            (change(), [true, true]),
+            (CredentialChange { key_id: "key_1".into(), ..change() }, [false, true]),
+            (CredentialChange { org_id: "org_b".into(), ..change() }, [true, false]),
+            (CredentialChange { user_id: "user_ada".into(), ..change() }, [false, false]),
+            (CredentialChange { user_id: "user_other".into(), ..change() }, [true, true]),
+            (CredentialChange { everything: true, ..change() }, [false, false]),
+        ] {
+            let kept = kept();
+            kept.forget(&change);
+            assert_eq!(knows(&kept), left, "{change:?}");
+        }
+    }
+
+    #[test]
+    fn uses_nothing_without_a_sign_of_life_or_after_the_end() {
+        let kept = kept();
+        kept.alive_until.store(kept.now(), Ordering::Release);
+        assert_eq!(knows(&kept), [false, false]);
+        kept.alive_until.store(u64::MAX, Ordering::Release);
+        assert_eq!(knows(&kept), [true, true]);
+        let past = kept.clock.now() - chrono::Duration::seconds(1);
+        kept.keep(kept.ask(), ([1; 32], "org_a".into()), "key_1", &ada(), Some(past));
+        assert_eq!(knows(&kept), [false, true]);
+    }
+
+    #[test]
+    fn does_not_keep_what_was_asked_before_a_change_nor_strangers() {
+        let kept = kept();
+        let asked = kept.ask();
+        kept.forget(&CredentialChange { key_id: "key_1".into(), ..CredentialChange::default() });
+        kept.keep(asked, ([1; 32], "org_a".into()), "key_1", &ada(), None);
+        kept.keep(kept.ask(), ([3; 32], "org_a".into()), "key_3", &Caller { role: None, ..ada() }, None);
+        assert_eq!(knows(&kept), [false, true]);
+        assert!(kept.get(&[3; 32], "org_a").is_none());
+    }
+}
