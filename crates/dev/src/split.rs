@@ -79,16 +79,21 @@ impl Split {
         &self.dir
     }
 
-    /// Drains all, the gateway first, and waits; what does not end is killed.
+    /// Drains all and waits; what does not end is killed. The gateway settles with the others what it leased of them, and
+    /// sprites ends the long polls that would hold the gateway up: these two go first.
     pub async fn stop(mut self) {
-        for name in ["gateway", "sprites", "tenancy", "billing", "audit"] {
-            let Some(mut child) = self.children.remove(name) else { continue };
-            if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
-                let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        for part in [&["gateway", "sprites"][..], &["tenancy", "billing", "audit"]] {
+            let mut leaving: Vec<_> = part.iter().filter_map(|name| self.children.remove(name)).collect();
+            for child in &leaving {
+                if let Some(pid) = child.id().and_then(|p| rustix::process::Pid::from_raw(p.cast_signed())) {
+                    let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+                }
             }
-            let ended = tokio::time::timeout(std::time::Duration::from_secs(25), child.wait()).await;
-            if ended.is_err() {
-                let _ = child.kill().await;
+            for child in &mut leaving {
+                let ended = tokio::time::timeout(std::time::Duration::from_secs(25), child.wait()).await;
+                if ended.is_err() {
+                    let _ = child.kill().await;
+                }
             }
         }
     }

@@ -21,7 +21,7 @@ use crate::settings::{self, Places, Tweaks};
 pub struct Stack {
     /// Where everything is.
     pub places: Places,
-    gateways: Part,
+    front: Part,
     behind: Part,
 }
 
@@ -87,10 +87,10 @@ impl Stack {
         behind.run(nitejar_audit::bind(typed("audit", &configs)?, clock.clone()).await)?;
         behind.run(nitejar_billing::bind(typed("billing", &configs)?, clock.clone()).await)?;
         behind.run(nitejar_tenancy::bind(typed("tenancy", &configs)?, clock.clone()).await)?;
-        behind.run(nitejar_sprites::bind(typed("sprites", &configs)?, clock.clone()).await)?;
-        let mut gateways = Part::default();
-        gateways.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
-        Ok(Self { places, gateways, behind })
+        let mut front = Part::default();
+        front.run(nitejar_sprites::bind(typed("sprites", &configs)?, clock.clone()).await)?;
+        front.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
+        Ok(Self { places, front, behind })
     }
 
     /// Starts one more gateway; answers where it is.
@@ -98,21 +98,22 @@ impl Stack {
         let places = self.places.with_another_gateway()?;
         let configs = settings::configs(keys, &places, tweaks)?;
         let clock = nitejar_common::clock::system();
-        self.gateways.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
+        self.front.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
         wait_ready(&places).await?;
         Ok(places)
     }
 
-    /// Drains and waits. The gateways first: they settle with billing what they leased of it.
+    /// Drains and waits. Gateways settle with the others what they leased of them, and sprites ends the long polls that
+    /// would hold gateways up: these go first.
     pub async fn stop(mut self) -> Result<()> {
-        let gateways = self.gateways.stop().await;
-        self.behind.stop().await.and(gateways)
+        let front = self.front.stop().await;
+        self.behind.stop().await.and(front)
     }
 
     /// Waits until the first service ends.
     pub async fn first_end(&mut self) -> Result<()> {
         let ended = tokio::select! {
-            Some(ended) = self.gateways.services.join_next() => ended,
+            Some(ended) = self.front.services.join_next() => ended,
             Some(ended) = self.behind.services.join_next() => ended,
             else => return Ok(()),
         };

@@ -6,7 +6,7 @@ use nitejar_dev::client::{Client, text};
 use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::json;
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
+use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::world::join;
 
@@ -36,6 +36,15 @@ async fn fresh_key(owner: &Client, org: &str, second: &str, path: &str) -> (Stri
     (text(&made["key"], "id"), client)
 }
 
+/// Without the triggers that tell of it.
+async fn revoke_silently(database: &mut PgConnection, key: &str) {
+    let mut tx = database.begin().await.unwrap();
+    tx.execute("SET LOCAL session_replication_role = replica").await.unwrap();
+    let revoke = "UPDATE control.credentials SET revoked_at = now() WHERE key_id = $1";
+    sqlx::query(revoke).bind(key).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_ends_at_one_gateway_ends_at_every_gateway() {
     let mut stack = TestStack::start().await.unwrap();
@@ -63,25 +72,26 @@ async fn what_ends_at_one_gateway_ends_at_every_gateway() {
 
     // That an answer was kept at all, and what makes it go: a change that nobody tells of goes unnoticed …
     let mut database = PgConnection::connect(&stack.databases["tenancy"].handle.url).await.unwrap();
-    let (id, client) = fresh_key(&owner, &org, &second, &path).await;
-    // The gateway's stream may just have begun; from then on it keeps answers.
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    assert_eq!(status(&client, &path).await, 200);
-    let revoke = format!("UPDATE control.credentials SET revoked_at = now() WHERE key_id = '{id}'");
-    let silently = format!("BEGIN; SET LOCAL session_replication_role = replica; {revoke}; COMMIT");
-    database.execute(sqlx::raw_sql(AssertSqlSafe(silently))).await.unwrap();
-    assert_eq!(status(&client, &path).await, 200);
+    let mut unnoticed = None;
+    // A busy machine may be silent for a moment, and then nothing kept is used: so it is tried more than once.
+    for _ in 0..20 {
+        let (id, client) = fresh_key(&owner, &org, &second, &path).await;
+        revoke_silently(&mut database, &id).await;
+        if status(&client, &path).await == 200 {
+            unnoticed = Some((id, client));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (id, client) = unnoticed.expect("no answer is ever kept");
     // … until it is told,
-    database.execute(AssertSqlSafe(revoke.clone())).await.unwrap();
+    let again = "UPDATE control.credentials SET revoked_at = now() WHERE key_id = $1";
+    sqlx::query(again).bind(&id).execute(&mut database).await.unwrap();
     becomes(&client, &path, 401).await;
 
     // or until the one who hears was away and may have missed something.
     let (id, client) = fresh_key(&owner, &org, &second, &path).await;
-    let silently = format!(
-        "BEGIN; SET LOCAL session_replication_role = replica; UPDATE control.credentials SET revoked_at = now() \
-         WHERE key_id = '{id}'; COMMIT"
-    );
-    database.execute(sqlx::raw_sql(AssertSqlSafe(silently))).await.unwrap();
+    revoke_silently(&mut database, &id).await;
     let killed: i64 = sqlx::query_scalar(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE datname = current_database() AND pid <> pg_backend_pid() AND query = 'SELECT 1'",
