@@ -15,6 +15,8 @@ pub struct Config {
     pub token: TokenConfig,
     /// The services.
     pub upstreams: Upstreams,
+    /// Pages of these origins may use the API from a browser, such as `https://app.example.com`. Empty: none.
+    pub cors_origins: Vec<String>,
 }
 
 impl Default for Config {
@@ -24,6 +26,7 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
             upstreams: Upstreams::default(),
+            cors_origins: Vec::new(),
         }
     }
 }
@@ -33,5 +36,11 @@ impl Validate for Config {
         self.telemetry.validate(problems);
         self.token.validate(problems);
         self.upstreams.validate(problems);
+        let origin = |text: &String| {
+            let uri = text.parse::<http::Uri>();
+            uri.is_ok_and(|u| u.scheme().is_some() && u.authority().is_some()) && !text.ends_with('/')
+        };
+        let must = "must be origins such as https://app.example.com, without a path";
+        problems.check(self.cors_origins.iter().all(origin), "cors_origins", must);
     }
 }

@@ -16,11 +16,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::routing::{get, post};
+use http::{HeaderName, HeaderValue, Method, header};
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::Result;
 use nitejar_common::token::Signer;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners, Serve};
+use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use authn::cache::Credentials;
 use denials::Denials;
@@ -55,8 +57,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .route("/openapi.json", get(openapi::serve))
         .route("/webhooks/github", post(webhooks::github::receive))
         .fallback(service::handle)
-        .method_not_allowed_fallback(service::handle)
+        .method_not_allowed_fallback(service::wrong_method)
         .with_state(Arc::clone(&gateway));
+    let router = allow_origins(router, &config.cors_origins);
     let probes = upstream_probes(&gateway);
     let serve: Serve = Box::new(move |listener, shutdown| {
         Box::pin(async move {
@@ -86,6 +89,26 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         }))
 }
 
+/// Lets pages of other origins use the API. Credentials are keys in a header, never cookies.
+fn allow_origins(router: Router, origins: &[String]) -> Router {
+    if origins.is_empty() {
+        return router;
+    }
+    let origins = origins.iter().filter_map(|origin| HeaderValue::from_str(origin).ok());
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::list(origins))
+        .allow_methods([Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_TYPE,
+            header::IF_MATCH,
+            service::LAST_EVENT_ID,
+        ])
+        .expose_headers([header::ETAG, header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+        .max_age(std::time::Duration::from_secs(600));
+    router.layer(cors)
+}
+
 /// Ready when every service answers that it is.
 fn upstream_probes(gateway: &Arc<Gateway>) -> Probes {
     let mut probes = Probes::default();
@@ -97,4 +120,33 @@ fn upstream_probes(gateway: &Arc<Gateway>) -> Probes {
         });
     }
     probes
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+    use http::Request;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    async fn allowed(origins: &[&str], origin: &str, verb: Method) -> (u16, Option<String>) {
+        let origins: Vec<String> = origins.iter().map(ToString::to_string).collect();
+        let router = allow_origins(Router::new().route("/", get(|| async { "ok" })), &origins);
+        let request = Request::builder().method(verb).uri("/").header(header::ORIGIN, origin);
+        let answer = router.oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let origin = answer.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN);
+        (answer.status().as_u16(), origin.map(|o| o.to_str().unwrap().to_owned()))
+    }
+
+    #[tokio::test]
+    async fn only_the_configured_origins_are_allowed() {
+        let ours = "https://app.example.com";
+        assert_eq!(allowed(&[ours], ours, Method::OPTIONS).await, (200, Some(ours.into())));
+        assert_eq!(allowed(&[ours], ours, Method::GET).await, (200, Some(ours.into())));
+        for other in ["https://app.example.com.evil.example", "http://app.example.com", "null"] {
+            assert_eq!(allowed(&[ours], other, Method::OPTIONS).await, (200, None), "{other}");
+        }
+        assert_eq!(allowed(&[], ours, Method::OPTIONS).await, (405, None));
+    }
 }

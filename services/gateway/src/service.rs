@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt as _;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
@@ -39,6 +39,9 @@ const BODY: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A runner's long poll takes longer.
 const LONG_POLL: Duration = Duration::from_secs(40);
+
+/// What a stream's reader has seen, in the words of server-sent events.
+pub(crate) const LAST_EVENT_ID: header::HeaderName = header::HeaderName::from_static("last-event-id");
 
 /// What requests share.
 pub(crate) struct Gateway {
@@ -77,16 +80,11 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     let began = std::time::Instant::now();
     let request_id = RequestId::new(&*gateway.clock).to_string();
     let mut rpc = "unknown";
-    let answer = match gateway.routes.find(request.method().as_str(), request.uri().path()) {
+    // HEAD is GET without the body, which the server leaves out by itself.
+    let verb = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    let answer = match gateway.routes.find(verb.as_str(), request.uri().path()) {
         Match::Nothing => Err(Error::not_found("such path. See /openapi.json")),
-        Match::WrongMethod(verbs) => {
-            let error = Error::new(Code::MethodNotAllowed, format!("This path takes {}.", verbs.join(", ")));
-            let mut response = problem::response(&error, &request_id);
-            if let Ok(allow) = HeaderValue::from_str(&verbs.join(", ")) {
-                response.headers_mut().insert(header::ALLOW, allow);
-            }
-            Ok(response)
-        }
+        Match::WrongMethod(verbs) => Ok(problem::wrong_method(&verbs, &request_id)),
         Match::Found(route, variables) => {
             rpc = &route.policy.path;
             let span = tracing::info_span!("http", otel.name = %rpc, otel.kind = "server", service = "gateway",
@@ -109,6 +107,13 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     response
 }
 
+/// A path that is no RPC's was asked with another verb than its own.
+pub(crate) async fn wrong_method(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
+    let request_id = RequestId::new(&*gateway.clock).to_string();
+    let verb = if request.uri().path().starts_with("/webhooks/") { "POST" } else { "GET" };
+    problem::wrong_method(&[verb], &request_id)
+}
+
 async fn serve(
     gateway: &Arc<Gateway>,
     route: Arc<Route>,
@@ -122,15 +127,21 @@ async fn serve(
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
-    let if_match = http.headers().get(header::IF_MATCH).and_then(|v| v.to_str().ok()).map(str::to_owned);
+    let if_match = header_text(http.headers(), &header::IF_MATCH);
+    let last_event_id = header_text(http.headers(), &LAST_EVENT_ID);
     let query = http.uri().query().unwrap_or_default().to_owned();
     let takes_body = policy.http.as_ref().is_some_and(|h| !h.body.is_empty());
     let body = read_json(http, takes_body).await?;
-    let message = request::build(&route, &variables, &query, if_match.as_deref(), body)?;
+    let headers = request::Headers { if_match: if_match.as_deref(), last_event_id: last_event_id.as_deref() };
+    let message = request::build(&route, &variables, &query, headers, body)?;
     if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     send(gateway, route, ctx, message, request_id).await
+}
+
+fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
+    headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
 }
 
 /// Credential, organization, permission; what is refused to somebody known is audited.

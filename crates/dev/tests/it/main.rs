@@ -7,6 +7,7 @@ mod chaos;
 mod contract;
 mod coverage;
 mod credentials;
+mod edge;
 mod endpoints;
 mod isolation;
 mod jobs;

@@ -32,7 +32,7 @@ impl World {
             .unwrap();
         let (member, member_id) = join(&operator, &owner, &org, "member").await;
         owner.put(&at("/secrets/TOKEN"), &json!({ "value": "victims-secret-value" })).await.unwrap();
-        let config = json!({ "command": "echo victim; echo done > $NITEJAR_RESULT", "secrets": ["TOKEN"], "on_opened": true });
+        let config = json!({ "command": "echo victim; echo again >&2; echo done > $NITEJAR_RESULT", "secrets": ["TOKEN"], "on_opened": true });
         let agent =
             owner.post(&at("/agents"), &json!({ "handle": "worker", "config": config })).await.unwrap();
         let agent = text(&agent, "id");

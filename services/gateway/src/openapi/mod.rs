@@ -10,6 +10,7 @@ use nitejar_proto::policy::Scope;
 use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 
+use crate::transcode::request;
 use crate::transcode::routes::{Route, Routes};
 
 /// `GET /openapi.json`.
@@ -87,6 +88,13 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
         parameters.push(json!({
             "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 70},
             "description": "The ETag that was read. A change in between is refused with 412.",
+        }));
+    }
+    if method.is_server_streaming() && input.get_field_by_name(request::AFTER).is_some() {
+        parameters.push(json!({
+            "name": "Last-Event-ID", "in": "header", "required": false,
+            "schema": {"type": "integer", "format": "int64", "minimum": 0},
+            "description": "The id of the last event that was seen: the stream goes on after it. Counts more than `after`.",
         }));
     }
     let left: Vec<FieldDescriptor> =

@@ -14,12 +14,24 @@ pub const ETAG: &str = "etag";
 /// The field that says which others a PATCH writes.
 const MASK: &str = "update_mask";
 
+/// The field that Last-Event-ID fills: a stream goes on after it.
+pub const AFTER: &str = "after";
+
+/// The headers that fill fields.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headers<'a> {
+    /// The version that the caller read.
+    pub if_match: Option<&'a str>,
+    /// The last event of a stream that broke off.
+    pub last_event_id: Option<&'a str>,
+}
+
 /// Builds the request message.
 pub fn build(
     route: &Route,
     variables: &[(String, String)],
     query: &str,
-    if_match: Option<&str>,
+    headers: Headers<'_>,
     body: Option<Node>,
 ) -> Result<DynamicMessage> {
     let descriptor = route.method.input();
@@ -55,7 +67,13 @@ pub fn build(
             reader.scalar(&mut message, &field, value, &format!("/{name}"));
         }
     }
-    if let (true, Some(tag)) = (has_etag, if_match) {
+    // A browser that connects again repeats the address as it was: what it has seen counts more.
+    if let (true, Some(id)) = (route.method.is_server_streaming(), headers.last_event_id)
+        && let Some(field) = descriptor.get_field_by_name(AFTER)
+    {
+        reader.scalar(&mut message, &field, id, "/Last-Event-ID");
+    }
+    if let (true, Some(tag)) = (has_etag, headers.if_match) {
         let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
         if tag != "*" {
             message.set_field_by_name(ETAG, Value::String(tag.to_owned()));

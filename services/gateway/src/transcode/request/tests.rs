@@ -10,7 +10,7 @@ fn attempt(verb: &str, path: &str, if_match: Option<&str>, body: &str) -> Result
     let (path, query) = path.split_once('?').unwrap_or((&path, ""));
     let Match::Found(route, variables) = routes.find(verb, path) else { panic!("no route {verb} {path}") };
     let body = (!body.is_empty()).then(|| json::parse(body.as_bytes()).unwrap());
-    build(route, &variables, query, if_match, body)
+    build(route, &variables, query, Headers { if_match, last_event_id: Some("7") }, body)
 }
 
 fn problems(verb: &str, path: &str, body: &str) -> Vec<String> {
@@ -123,4 +123,13 @@ fn everything_wrong_is_told_with_its_pointer() {
 fn no_more_than_twenty_problems_are_told() {
     let body: Vec<String> = (0..1000).map(|i| format!(r#""f{i}":1"#)).collect();
     assert_eq!(problems("POST", "/v1/orgs", &format!("{{{}}}", body.join(","))).len(), rules::MOST);
+}
+
+#[test]
+fn a_stream_goes_on_after_the_last_event_that_was_seen() {
+    let path = "/v1/orgs/ORG/jobs/job_01h2xcejqtf2nbrexx3vqjhp41/logs?after=3";
+    let m = attempt("GET", path, None, "").unwrap();
+    assert_eq!(m.get_field_by_name(AFTER).unwrap().as_i64(), Some(7));
+    // What is no stream does not look at it.
+    assert!(attempt("GET", "/v1/orgs/ORG/jobs", None, "").is_ok());
 }
