@@ -45,7 +45,7 @@ enum Command {
     },
     /// Measure against a baseline of the same run, in release mode.
     Bench {
-        /// `tenancy`, `jobs` or `idle`.
+        /// `tenancy`, `jobs`, `gateway` or `idle`.
         name: String,
         /// Print one JSON object.
         #[arg(long)]

@@ -21,6 +21,9 @@ enum Command {
     Demo(demo::Args),
     /// Measures, and prints ratios to a baseline of the same run.
     Bench(bench::Args),
+    /// What `bench gateway` compares with.
+    #[command(hide = true)]
+    Peer(bench::peer::Args),
     /// Prints the OpenAPI document.
     Openapi,
 }
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
             Command::Up(args) => Box::pin(up::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
+            Command::Peer(args) => bench::peer::run(args).await,
             Command::Openapi => openapi(),
         }
     });

@@ -33,6 +33,22 @@ impl Split {
         binaries: &Path,
         quiet: bool,
     ) -> Result<Self> {
+        let mut split = Self::prepare(keys, places, tweaks, dir, binaries, quiet)?;
+        for name in SERVICES {
+            split.spawn(name)?;
+        }
+        Ok(split)
+    }
+
+    /// Writes all five configurations and starts nothing.
+    pub fn prepare(
+        keys: &Keys,
+        places: Places,
+        tweaks: &Tweaks,
+        dir: &Path,
+        binaries: &Path,
+        quiet: bool,
+    ) -> Result<Self> {
         let dir = dir.join("split");
         std::fs::create_dir_all(&dir)?;
         for (name, config) in settings::configs(keys, &places, tweaks)? {
@@ -43,11 +59,13 @@ impl Split {
                 std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
             file.write_all(toml::to_string(&config)?.as_bytes())?;
         }
-        let mut split = Self { places, dir, binaries: binaries.to_owned(), children: BTreeMap::new(), quiet };
-        for name in SERVICES {
-            split.spawn(name)?;
-        }
-        Ok(split)
+        Ok(Self { places, dir, binaries: binaries.to_owned(), children: BTreeMap::new(), quiet })
+    }
+
+    /// The process of a running one.
+    pub fn pid(&self, name: &str) -> Result<i32> {
+        let pid = self.children.get(name).and_then(Child::id);
+        Ok(i32::try_from(pid.with_context(|| format!("{name} does not run"))?)?)
     }
 
     /// Starts one, with the configuration it had.

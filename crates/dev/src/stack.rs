@@ -45,7 +45,7 @@ impl Part {
         self.shutdown.begin();
         let mut first = Ok(());
         while let Some(ended) = self.services.join_next().await {
-            first = first.and(ended?);
+            first = first.and(ended.map_err(anyhow::Error::from).and_then(|ended| ended));
         }
         first
     }

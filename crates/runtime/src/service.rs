@@ -25,6 +25,11 @@ use crate::lifecycle::Shutdown;
 use crate::probes::Probes;
 use crate::telemetry;
 
+/// Before a loop that failed is started again; twice as long after each further failure.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// A loop that has run for so long is well again.
+const STEADY: Duration = Duration::from_secs(10);
+
 type Loop = Arc<dyn Fn(CancellationToken) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
 /// The listeners of a service.
@@ -191,16 +196,21 @@ async fn supervise(
     stop: CancellationToken,
     failures: Arc<AtomicU32>,
 ) {
-    let mut wait = Duration::from_millis(100);
+    let mut wait = FIRST_WAIT;
+    // How many of `failures` are this loop's.
+    let mut own = 0;
     while !stop.is_cancelled() {
-        let began = tokio::time::Instant::now();
-        let result = std::panic::AssertUnwindSafe(run(stop.clone())).catch_unwind().await;
+        let mut running = std::pin::pin!(std::panic::AssertUnwindSafe(run(stop.clone())).catch_unwind());
+        let result = tokio::select! {
+            result = &mut running => result,
+            () = tokio::time::sleep(STEADY) => {
+                failures.fetch_sub(std::mem::take(&mut own), Ordering::Relaxed);
+                wait = FIRST_WAIT;
+                running.await
+            }
+        };
         if stop.is_cancelled() {
             break;
-        }
-        if began.elapsed() > Duration::from_secs(60) {
-            wait = Duration::from_millis(100);
-            failures.store(0, Ordering::Relaxed);
         }
         let why = match result {
             Ok(Ok(())) => "ended".to_owned(),
@@ -208,6 +218,7 @@ async fn supervise(
             Err(_) => "panicked".to_owned(),
         };
         failures.fetch_add(1, Ordering::Relaxed);
+        own += 1;
         tracing::error!(service, name, why, "background loop; starting it again");
         tokio::select! {
             () = stop.cancelled() => {}

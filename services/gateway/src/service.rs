@@ -40,6 +40,9 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// A runner's long poll takes longer.
 const LONG_POLL: Duration = Duration::from_secs(40);
 
+/// A body that took longer to arrive: who sent it is asked for again.
+const RECHECK: Duration = Duration::from_millis(200);
+
 /// What a stream's reader has seen, in the words of server-sent events.
 pub(crate) const LAST_EVENT_ID: header::HeaderName = header::HeaderName::from_static("last-event-id");
 
@@ -80,11 +83,17 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     let began = std::time::Instant::now();
     let request_id = RequestId::new(&*gateway.clock).to_string();
     let mut rpc = "unknown";
-    // HEAD is GET without the body, which the server leaves out by itself.
-    let verb = if request.method() == Method::HEAD { &Method::GET } else { request.method() };
+    // HEAD is GET without the body, which the server leaves out by itself; but nobody expects it to do anything.
+    let head = request.method() == Method::HEAD;
+    let verb = if head { &Method::GET } else { request.method() };
     let answer = match gateway.routes.find(verb.as_str(), request.uri().path()) {
         Match::Nothing => Err(Error::not_found("such path. See /openapi.json")),
         Match::WrongMethod(verbs) => Ok(problem::wrong_method(&verbs, &request_id)),
+        Match::Found(route, _)
+            if head && (!route.policy.idempotent || route.method.is_server_streaming()) =>
+        {
+            Ok(problem::wrong_method(&["GET"], &request_id))
+        }
         Match::Found(route, variables) => {
             rpc = &route.policy.path;
             let span = tracing::info_span!("http", otel.name = %rpc, otel.kind = "server", service = "gateway",
@@ -123,7 +132,7 @@ async fn serve(
 ) -> Result<Response> {
     let policy = route.policy;
     let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
-    let ctx = who_where_may(gateway, &route, http.headers(), org, request_id).await?;
+    let mut ctx = who_where_may(gateway, &route, http.headers(), org, request_id).await?;
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
@@ -131,13 +140,62 @@ async fn serve(
     let last_event_id = header_text(http.headers(), &LAST_EVENT_ID);
     let query = http.uri().query().unwrap_or_default().to_owned();
     let takes_body = policy.http.as_ref().is_some_and(|h| !h.body.is_empty());
+    let headers = http.headers().clone();
+    let began = std::time::Instant::now();
     let body = read_json(http, takes_body).await?;
-    let headers = request::Headers { if_match: if_match.as_deref(), last_event_id: last_event_id.as_deref() };
-    let message = request::build(&route, &variables, &query, headers, body)?;
+    if began.elapsed() > RECHECK {
+        // The credential may have ended while its body was on the way.
+        ctx = who_where_may(gateway, &route, &headers, org, request_id).await?;
+    }
+    let filled = request::Headers { if_match: if_match.as_deref(), last_event_id: last_event_id.as_deref() };
+    let message = request::build(&route, &variables, &query, filled, body)?;
     if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
+    if route.method.is_server_streaming() {
+        let check = still_may(gateway, &route, headers, org, request_id);
+        return open_stream(gateway, &route, &ctx, message, check, request_id).await;
+    }
     send(gateway, route, ctx, message, request_id).await
+}
+
+/// Asks again, as often as it is called, what [`who_where_may`] answered at first.
+fn still_may(
+    gateway: &Arc<Gateway>,
+    route: &Arc<Route>,
+    headers: HeaderMap,
+    org: Option<&str>,
+    request_id: &str,
+) -> stream::Check {
+    let (gateway, route) = (Arc::clone(gateway), Arc::clone(route));
+    let (org, id) = (org.map(str::to_owned), request_id.to_owned());
+    Box::new(move || {
+        let (gateway, route, headers) = (Arc::clone(&gateway), Arc::clone(&route), headers.clone());
+        let (org, id) = (org.clone(), id.clone());
+        Box::pin(
+            async move { who_where_may(&gateway, &route, &headers, org.as_deref(), &id).await.map(drop) },
+        )
+    })
+}
+
+async fn open_stream(
+    gateway: &Gateway,
+    route: &Route,
+    ctx: &RequestCtx,
+    message: DynamicMessage,
+    check: stream::Check,
+    request_id: &str,
+) -> Result<Response> {
+    let upstream = gateway.services.get(route.policy.upstream())?;
+    let path = http::uri::PathAndQuery::from_static(&route.policy.path);
+    let mut client = tonic::client::Grpc::new(upstream.channel());
+    let call = upstream.stream_request(ctx, Bytes::from(message.encode_to_vec()))?;
+    client.ready().await?;
+    let answer = client.server_streaming(call, path, RawCodec).await?.into_inner();
+    let body = stream::body(answer, route.method.output(), check, request_id.to_owned());
+    let mut response = Response::new(body);
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    Ok(problem::finish(response, request_id))
 }
 
 fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
@@ -254,14 +312,6 @@ async fn send(
     let path = http::uri::PathAndQuery::from_static(&policy.path);
     let bytes = Bytes::from(message.encode_to_vec());
     let mut client = tonic::client::Grpc::new(upstream.channel()).max_decoding_message_size(16 << 20);
-    if route.method.is_server_streaming() {
-        let call = upstream.stream_request(&ctx, bytes)?;
-        client.ready().await?;
-        let answer = client.server_streaming(call, path, RawCodec).await?.into_inner();
-        let mut response = Response::new(stream::body(answer, route.method.output(), request_id.to_owned()));
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-        return Ok(problem::finish(response, request_id));
-    }
     let deadline = if policy.scope == Scope::Runner { LONG_POLL } else { DEADLINE };
     let call = upstream.request_within(&ctx, bytes, deadline)?;
     client.ready().await?;

@@ -20,6 +20,12 @@ use crate::Service;
 /// How often the database is asked: the longest that a revocation waits here.
 const EVERY: Duration = Duration::from_millis(100);
 
+/// A question to the database that takes longer is lost.
+const LATE: Duration = Duration::from_millis(500);
+
+/// So many at once are told as everything: forgetting all is cheaper than looking for each.
+const MANY: usize = 32;
+
 /// A stream that is behind by so many must forget everything.
 const BEHIND: usize = 1024;
 
@@ -50,19 +56,35 @@ pub(crate) fn source() -> broadcast::Sender<CredentialChange> {
 impl Service {
     /// Hears changes and passes them on, until told to stop.
     pub(crate) async fn tell_changes(&self, stop: CancellationToken) -> Result<()> {
+        loop {
+            let error = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                Err(error) = self.hear() => error,
+            };
+            // Gateways get no sign of life meanwhile, and keep nothing.
+            tracing::warn!(error = %error.log_text(), "changes of credentials are not heard; listening anew");
+            tokio::time::sleep(EVERY).await;
+        }
+    }
+
+    /// Ends with the first error.
+    async fn hear(&self) -> Result<()> {
         let mut listener = self.db.listen("credentials").await?;
-        // An error means that nobody is here or that nobody listens: neither matters.
+        // An error means that no gateway is here: it does not matter.
         let tell = |change| drop(self.changes.send(change));
         tell(everything());
-        while !stop.is_cancelled() {
-            listener.heard().await?.iter().map(|told| change(told)).for_each(tell);
-            tell(CredentialChange::default());
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = tokio::time::sleep(EVERY) => {}
+        loop {
+            // A connection that is half dead would not end by itself for minutes.
+            let heard = tokio::time::timeout(LATE, listener.heard()).await;
+            let heard = heard.map_err(|_| Error::unavailable().because("the database is silent"))??;
+            if heard.len() > MANY {
+                tell(everything());
+            } else {
+                heard.iter().map(|told| change(told)).for_each(tell);
             }
+            tell(CredentialChange::default());
+            tokio::time::sleep(EVERY).await;
         }
-        Ok(())
     }
 
     /// What is told from now on. It begins with everything: who asks may have missed something before.

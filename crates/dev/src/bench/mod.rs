@@ -4,15 +4,17 @@ use std::io::Write as _;
 
 use anyhow::Result;
 
+mod gateway;
 mod idle;
 mod jobs;
+pub mod peer;
 mod tenancy;
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// `tenancy`, `jobs` or `idle`.
-    #[arg(value_parser = ["tenancy", "jobs", "idle"])]
+    /// `tenancy`, `jobs`, `gateway` or `idle`.
+    #[arg(value_parser = ["tenancy", "jobs", "gateway", "idle"])]
     pub name: String,
     /// Print one JSON object.
     #[arg(long)]
@@ -24,6 +26,7 @@ pub async fn run(args: Args) -> Result<()> {
     let result = match args.name.as_str() {
         "tenancy" => tenancy::run().await?,
         "jobs" => jobs::run().await?,
+        "gateway" => gateway::run().await?,
         _ => idle::run().await?,
     };
     let mut out = std::io::stdout().lock();

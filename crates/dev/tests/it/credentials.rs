@@ -7,6 +7,7 @@ use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::json;
 use sqlx::{Connection as _, Executor as _, PgConnection};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::world::join;
 
@@ -102,5 +103,56 @@ async fn what_ends_at_one_gateway_ends_at_every_gateway() {
     assert!(killed > 0, "nobody listened");
     becomes(&client, &path, 401).await;
     drop(database);
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_ends_with_its_credential() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+
+    // A body that arrives slowly, after its key has ended: nothing is made.
+    let made = owner.post(&at("/keys"), &json!({ "name": "leaked", "role": "admin" })).await.unwrap();
+    let (id, leaked) = (text(&made["key"], "id"), text(&made, "secret"));
+    let body = json!({ "name": "another", "role": "admin" }).to_string();
+    let (begin, end) = body.split_at(body.len() - 1);
+    let gateway = stack.places.main["gateway"];
+    let mut socket = tokio::net::TcpStream::connect(gateway).await.unwrap();
+    let head = format!(
+        "POST {} HTTP/1.1\r\nHost: {gateway}\r\nAuthorization: Bearer {leaked}\r\nContent-Type: application/json\r\n\
+         Connection: close\r\nContent-Length: {}\r\n\r\n{begin}",
+        at("/keys"),
+        body.len()
+    );
+    socket.write_all(head.as_bytes()).await.unwrap();
+    owner.delete(&at(&format!("/keys/{id}"))).await.unwrap();
+    // Until the gateway knows.
+    becomes(&owner.with_key(&leaked), &at("/agents"), 401).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    socket.write_all(end.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let keys = owner.all(&at("/keys"), "keys").await.unwrap();
+    assert!(keys.iter().all(|key| key["name"] != "another"), "{keys:?}");
+
+    // A log that a removed member follows.
+    let agent =
+        json!({ "handle": "worker", "config": { "command": "while true; do echo on; sleep 0.2; done" } });
+    let agent = owner.post(&at("/agents"), &agent).await.unwrap();
+    let item = json!({ "agent_id": text(&agent, "id"), "title": "t" });
+    let item = owner.post(&at("/work-items"), &item).await.unwrap();
+    let job = at(&format!("/jobs/{}", item["job_ids"][0].as_str().unwrap()));
+    owner.until(&job, 30, "its start", |v| v["state"] == "running").await.unwrap();
+    let (member, user) = join(&operator, &owner, &org, "viewer").await;
+    let log = member.request(Method::GET, &format!("{job}/logs?follow=true")).send().await.unwrap();
+    assert_eq!(log.status(), 200);
+    owner.delete(&at(&format!("/members/{user}"))).await.unwrap();
+    let log = tokio::time::timeout(Duration::from_secs(30), log.text()).await.expect("it goes on").unwrap();
+    assert!(log.contains("event: error") && log.contains("\"code\":\"not_found\""), "{log}");
+    owner.post(&format!("{job}:cancel"), &json!({})).await.unwrap();
     stack.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 //! It fails safe: without a sign of life from the stream no kept answer is used, and each request asks tenancy again. So a
 //! revoked key ends within [`SILENCE`] here, whatever breaks.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use chrono::{DateTime, Utc};
 use futures_util::StreamExt as _;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
+use nitejar_common::ctx::ActorKind;
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::client::Upstream;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
@@ -105,7 +107,9 @@ impl Credentials {
         caller: &Caller,
         expires_at: Option<DateTime<Utc>>,
     ) {
-        if caller.role.is_none() && !question.1.is_empty() {
+        // Operators are configuration: nobody tells when one goes.
+        let operator = caller.actor.kind == ActorKind::Operator;
+        if operator || (caller.role.is_none() && !question.1.is_empty()) {
             return;
         }
         let soon = self.clock.now() + KEPT;
@@ -118,22 +122,26 @@ impl Credentials {
         }
     }
 
-    /// Forgets what the change is about.
-    fn forget(&self, change: &CredentialChange) {
-        let empty = |text: &str| text.is_empty();
-        if !change.everything && empty(&change.key_id) && empty(&change.user_id) && empty(&change.org_id) {
+    /// Forgets what the changes are about, looking at each kept answer once.
+    fn forget(&self, changes: &[CredentialChange]) {
+        let named = |part: fn(&CredentialChange) -> &String| -> HashSet<&str> {
+            changes.iter().map(|change| part(change).as_str()).filter(|id| !id.is_empty()).collect()
+        };
+        let (keys, users, orgs) = (named(|c| &c.key_id), named(|c| &c.user_id), named(|c| &c.org_id));
+        let everything = changes.iter().any(|change| change.everything);
+        if !everything && keys.is_empty() && users.is_empty() && orgs.is_empty() {
             return;
         }
         let mut forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         *forgotten += 1;
-        if change.everything {
+        if everything {
             self.answers.clear();
             return;
         }
         self.answers.retain(|_, a| {
-            a.key_id != change.key_id
-                && a.caller.actor.id != change.user_id
-                && (a.org.is_empty() || a.org != change.org_id)
+            !keys.contains(a.key_id.as_str())
+                && !users.contains(a.caller.actor.id.as_str())
+                && !orgs.contains(a.org.as_str())
         });
     }
 
@@ -159,24 +167,28 @@ impl Credentials {
         let me = RequestCtx::service("gateway", &*self.clock);
         let request = tenancy.stream_request(&me, WatchCredentialsRequest {})?;
         let mut client = TenancyInternalClient::new(tenancy.channel());
-        let mut changes = client.watch_credentials(request).await?.into_inner();
-        loop {
-            // A stream that neither speaks nor ends is as good as gone.
-            let next = tokio::time::timeout(SILENCE * 3, changes.next()).await;
-            let Some(change) = next.map_err(|_| Error::unavailable().because("silence"))? else {
-                return Ok(());
-            };
-            self.forget(&change?);
+        let silence = |_| Error::unavailable().because("silence");
+        // A stream that neither speaks nor ends is as good as gone, and so is one that does not begin.
+        let begun = tokio::time::timeout(SILENCE * 3, client.watch_credentials(request)).await;
+        let mut changes = begun.map_err(silence)??.into_inner().ready_chunks(256);
+        while let Some(told) = tokio::time::timeout(SILENCE * 3, changes.next()).await.map_err(silence)? {
+            let told = told.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
+            if !self.alive() {
+                // What was kept before the silence must not come back before what was told in it is read.
+                self.forget(&[CredentialChange { everything: true, ..CredentialChange::default() }]);
+            }
+            self.forget(&told);
             let until = self.now() + u64::try_from(SILENCE.as_millis()).unwrap_or(0);
             self.alive_until.store(until, Ordering::Release);
         }
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use nitejar_common::clock::system;
-    use nitejar_common::ctx::{Actor, ActorKind};
+    use nitejar_common::ctx::Actor;
     use nitejar_common::permission::Role;
 
     use super::*;
@@ -210,7 +222,7 @@ mod tests {
             (CredentialChange { everything: true, ..change() }, [false, false]),
         ] {
             let kept = kept();
-            kept.forget(&change);
+            kept.forget(std::slice::from_ref(&change));
             assert_eq!(knows(&kept), left, "{change:?}");
         }
     }
@@ -231,10 +243,13 @@ mod tests {
     fn does_not_keep_what_was_asked_before_a_change_nor_strangers() {
         let kept = kept();
         let asked = kept.ask();
-        kept.forget(&CredentialChange { key_id: "key_1".into(), ..CredentialChange::default() });
+        kept.forget(&[CredentialChange { key_id: "key_1".into(), ..CredentialChange::default() }]);
         kept.keep(asked, ([1; 32], "org_a".into()), "key_1", &ada(), None);
         kept.keep(kept.ask(), ([3; 32], "org_a".into()), "key_3", &Caller { role: None, ..ada() }, None);
         assert_eq!(knows(&kept), [false, true]);
         assert!(kept.get(&[3; 32], "org_a").is_none());
+        let actor = Actor { kind: ActorKind::Operator, id: "ops".into(), name: String::new() };
+        kept.keep(kept.ask(), ([4; 32], String::new()), "", &Caller { actor, role: None, ..ada() }, None);
+        assert!(kept.get(&[4; 32], "").is_none());
     }
 }

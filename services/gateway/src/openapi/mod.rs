@@ -3,23 +3,31 @@
 mod comments;
 mod schema;
 
-use axum::response::IntoResponse;
-use http::header;
+use std::sync::{Arc, LazyLock};
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::Response;
+use http::{HeaderValue, header};
 use nitejar_common::error::Code;
+use nitejar_common::id::RequestId;
 use nitejar_proto::policy::Scope;
 use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 
+use crate::problem;
+use crate::service::Gateway;
 use crate::transcode::request;
 use crate::transcode::routes::{Route, Routes};
 
 /// `GET /openapi.json`.
-pub(crate) async fn serve() -> impl IntoResponse {
-    static TEXT: std::sync::LazyLock<String> = std::sync::LazyLock::new(|| document().to_string());
-    (
-        [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "public, max-age=300")],
-        TEXT.as_str(),
-    )
+pub(crate) async fn serve(State(gateway): State<Arc<Gateway>>) -> Response {
+    static TEXT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    let mut response = Response::new(Body::from(TEXT.as_str()));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=300"));
+    problem::finish(response, RequestId::new(&*gateway.clock).as_str())
 }
 
 /// The document.
@@ -33,7 +41,7 @@ pub fn document() -> Value {
         path[http.verb.to_lowercase()] = operation;
     }
     let mut components = schemas.finish();
-    components.insert("Problem".into(), problem());
+    components.insert("Problem".into(), problem_schema());
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -215,7 +223,7 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     by_status
 }
 
-fn problem() -> Value {
+fn problem_schema() -> Value {
     let codes: Vec<&str> = Code::ALL.iter().map(|c| c.as_str()).collect();
     json!({
         "type": "object",

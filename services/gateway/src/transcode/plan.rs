@@ -85,6 +85,10 @@ impl Plan {
     }
 
     fn field(&mut self, field: &FieldDescriptor, known: &mut HashMap<String, usize>) -> Option<Field> {
+        // Of two members on the wire only the last one counts.
+        if field.containing_oneof().is_some_and(|oneof| !oneof.is_synthetic()) {
+            return None;
+        }
         let kind = field.kind();
         let (shape, kind) = if field.is_map() {
             let entry = kind.as_message()?.clone();
