@@ -65,7 +65,8 @@ pub struct RequestCtx {
     /// Narrows the role to these permissions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
-    /// The request this is part of, as in `X-Request-Id`.
+    /// The request this is part of, as in `X-Request-Id`. It travels beside the token: see [`crate::token`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
 }
 

@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use chrono::Duration;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::SharedClock;
@@ -22,6 +22,10 @@ const LIFETIME: i64 = 60;
 const SKEW: i64 = 10;
 /// Longer than any honest token.
 const MAX_LEN: usize = 8192;
+/// A token is used again for so long: signing one for each request would be a fifth of the gateway's work.
+const REUSED: i64 = 20;
+/// Tokens remembered, by who mints and by who verifies.
+const REMEMBERED: usize = 10_000;
 
 #[derive(Serialize, Deserialize)]
 struct Claims {
@@ -60,6 +64,8 @@ pub struct Signer {
     issuer: String,
     key: SigningKey,
     clock: SharedClock,
+    /// Audience and context → token, and when it was minted.
+    minted: Cache<String, (Arc<str>, i64)>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -87,7 +93,7 @@ impl Signer {
     /// From the configuration text of the key.
     pub fn new(issuer: &str, key: &Secret, clock: SharedClock) -> Result<Arc<Self>, NotAKey> {
         let key = SigningKey::from_bytes(&decode_key(key.expose())?);
-        Ok(Arc::new(Self { issuer: issuer.to_owned(), key, clock }))
+        Ok(Arc::new(Self { issuer: issuer.to_owned(), key, clock, minted: Cache::new(REMEMBERED) }))
     }
 
     /// Who signs.
@@ -95,16 +101,25 @@ impl Signer {
         &self.issuer
     }
 
-    /// A token of `ctx` for the service `audience`.
-    pub fn mint(&self, ctx: &RequestCtx, audience: &str) -> String {
-        let iat = self.clock.now().timestamp();
-        let claims = Claims {
-            iss: self.issuer.clone(),
-            aud: audience.to_owned(),
-            iat,
-            exp: iat + LIFETIME,
-            ctx: ctx.clone(),
-        };
+    /// A token of `ctx` for the service `audience`. The request's id is not in it: it grants nothing, and without it the
+    /// same caller's next request can use the same token.
+    pub fn mint(&self, ctx: &RequestCtx, audience: &str) -> Arc<str> {
+        let ctx = RequestCtx { request_id: String::new(), ..ctx.clone() };
+        let now = self.clock.now().timestamp();
+        let same = serde_json::to_string(&(audience, &ctx)).expect("a context is plain data");
+        if let Some((token, at)) = self.minted.get(&same)
+            && (at..at + REUSED).contains(&now)
+        {
+            return token;
+        }
+        let token: Arc<str> = self.sign(ctx, audience, now).into();
+        self.minted.insert(same, (Arc::clone(&token), now));
+        token
+    }
+
+    fn sign(&self, ctx: RequestCtx, audience: &str, iat: i64) -> String {
+        let (iss, aud) = (self.issuer.clone(), audience.to_owned());
+        let claims = Claims { iss, aud, iat, exp: iat + LIFETIME, ctx };
         let json = serde_json::to_vec(&claims).expect("claims are plain data");
         let body = URL_SAFE_NO_PAD.encode(json);
         let signature = self.key.sign(body.as_bytes());
@@ -117,6 +132,8 @@ pub struct Verifier {
     audience: String,
     keys: BTreeMap<String, VerifyingKey>,
     clock: SharedClock,
+    /// Tokens that were found good. Whether it is still their time is asked each time.
+    verified: Cache<Box<str>, Arc<Claims>>,
 }
 
 impl Verifier {
@@ -131,7 +148,8 @@ impl Verifier {
             let key = VerifyingKey::from_bytes(&decode_key(text)?).map_err(|_| NotAKey)?;
             keys.insert(issuer.clone(), key);
         }
-        Ok(Arc::new(Self { audience: audience.to_owned(), keys, clock }))
+        let verified = Cache::new(REMEMBERED);
+        Ok(Arc::new(Self { audience: audience.to_owned(), keys, clock, verified }))
     }
 
     /// The context of a token, or why it is refused.
@@ -139,6 +157,19 @@ impl Verifier {
         if token.len() > MAX_LEN {
             return Err(Refusal::Malformed);
         }
+        if let Some(claims) = self.verified.get(token) {
+            self.in_time(&claims)?;
+            return Ok(claims.ctx.clone());
+        }
+        let claims = self.examine(token)?;
+        self.in_time(&claims)?;
+        let ctx = claims.ctx.clone();
+        self.verified.insert(token.into(), Arc::new(claims));
+        Ok(ctx)
+    }
+
+    /// Everything about a token but its time.
+    fn examine(&self, token: &str) -> Result<Claims, Refusal> {
         let (body, signature) = token.split_once('.').ok_or(Refusal::Malformed)?;
         let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| Refusal::Malformed)?;
         let claims: Claims = serde_json::from_slice(&json).map_err(|_| Refusal::Malformed)?;
@@ -149,22 +180,26 @@ impl Verifier {
         if claims.aud != self.audience {
             return Err(Refusal::WrongAudience);
         }
-        let now = self.clock.now().timestamp();
-        let longest = Duration::seconds(LIFETIME).num_seconds();
-        if claims.iat > now + SKEW || claims.exp < now - SKEW || claims.exp - claims.iat > longest {
-            return Err(Refusal::OutOfTime);
-        }
         let actor = &claims.ctx.actor;
         let as_itself = actor.kind == ActorKind::Service && actor.id == claims.iss;
         if !as_itself && (claims.iss != "gateway" || actor.kind == ActorKind::Service) {
             return Err(Refusal::NotTheirs);
         }
-        Ok(claims.ctx)
+        Ok(claims)
+    }
+
+    fn in_time(&self, claims: &Claims) -> Result<(), Refusal> {
+        let now = self.clock.now().timestamp();
+        let lives = claims.iat <= now + SKEW && claims.exp >= now - SKEW;
+        // A token that claims to live longer than we let one live is from nobody of ours.
+        if lives && claims.exp - claims.iat <= LIFETIME { Ok(()) } else { Err(Refusal::OutOfTime) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use chrono::Duration;
+
     use super::*;
     use crate::clock::{Clock as _, ManualClock, SystemClock};
     use crate::ctx::Actor;
@@ -214,6 +249,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_is_used_again_for_the_same_context_and_audience_only() {
+        let s = setup();
+        let token = s.gateway.mint(&person(), "sprites");
+        let later = RequestCtx { request_id: "req_2".into(), ..person() };
+        // Each call of `person` is another organization.
+        let same = RequestCtx { tenant: s.sprites.verify(&token).unwrap().tenant, ..later };
+        assert_eq!(s.gateway.mint(&same, "sprites"), token);
+        assert_ne!(s.gateway.mint(&same, "audit"), token);
+        for other in [
+            RequestCtx { role: Some(Role::Viewer), ..same.clone() },
+            RequestCtx { scopes: None, ..same.clone() },
+            RequestCtx { tenant: None, ..same.clone() },
+            RequestCtx { actor: Actor { id: "user_2".into(), ..same.actor.clone() }, ..same.clone() },
+        ] {
+            assert_ne!(s.gateway.mint(&other, "sprites"), token, "{other:?}");
+        }
+        s.clock.advance(Duration::seconds(REUSED));
+        let newer = s.gateway.mint(&same, "sprites");
+        assert_ne!(newer, token);
+        assert_eq!(s.sprites.verify(&newer).unwrap(), RequestCtx { request_id: String::new(), ..same });
+    }
+
+    #[test]
     fn a_changed_or_foreign_token_is_refused() {
         let s = setup();
         let token = s.gateway.mint(&person(), "sprites");
@@ -236,7 +294,8 @@ mod tests {
         let s = setup();
         assert_eq!(s.sprites.verify(&s.billing.mint(&person(), "sprites")), Err(Refusal::NotTheirs));
         let itself = RequestCtx::service("billing", &SystemClock);
-        assert_eq!(s.sprites.verify(&s.billing.mint(&itself, "sprites")), Ok(itself.clone()));
+        let heard = s.sprites.verify(&s.billing.mint(&itself, "sprites")).unwrap();
+        assert_eq!(heard.actor, itself.actor);
         assert_eq!(s.sprites.verify(&s.gateway.mint(&itself, "sprites")), Err(Refusal::NotTheirs));
     }
 }

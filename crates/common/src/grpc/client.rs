@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
-use super::{TOKEN_HEADER, trace};
+use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
 use crate::ctx::RequestCtx;
 use crate::error::{Error, Result};
 use crate::token::Signer;
@@ -67,6 +67,7 @@ impl Upstream {
         let value = format!("Bearer {token}").parse().map_err(Error::from)?;
         let mut headers = std::mem::take(request.metadata_mut()).into_headers();
         headers.insert(TOKEN_HEADER, value);
+        headers.insert(REQUEST_ID_HEADER, ctx.request_id.parse().map_err(Error::from)?);
         trace::inject(&mut headers);
         *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);
         Ok(request)

@@ -7,3 +7,5 @@ pub mod trace;
 
 /// Carries the internal token.
 pub(crate) const TOKEN_HEADER: &str = "authorization";
+/// Carries the request's id. It is for logs and the audit trail and grants nothing, so it needs no signature.
+pub(crate) const REQUEST_ID_HEADER: &str = "x-nitejar-request-id";

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use tonic::body::Body;
 use tracing::Instrument as _;
 
-use super::{TOKEN_HEADER, trace};
+use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
 use crate::ctx::{ActorKind, RequestCtx};
 use crate::error::{Code, Error, Result};
 use crate::policy::{MethodPolicy, Scope};
@@ -47,10 +47,12 @@ impl AuthLayer {
             .and_then(|v| v.to_str().ok())
             .and_then(|v| v.strip_prefix("Bearer "))
             .ok_or_else(|| Error::new(Code::Unauthenticated, "An internal token is needed."))?;
-        let ctx = self.verifier.verify(token).map_err(|refusal| {
+        let mut ctx = self.verifier.verify(token).map_err(|refusal| {
             tracing::warn!(%refusal, path, "internal token refused");
             Error::new(Code::InvalidCredential, "The internal token is not valid.")
         })?;
+        let id = headers.get(REQUEST_ID_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        ctx.request_id = id.chars().take(64).collect();
         may_call(policy, &ctx)?;
         Ok((ctx, policy))
     }
