@@ -17,6 +17,11 @@ pub struct Config {
     pub upstreams: Upstreams,
     /// Pages of these origins may use the API from a browser, such as `https://app.example.com`. Empty: none.
     pub cors_origins: Vec<String>,
+    /// Seconds until a connection without a whole request head is closed, 1 to 3600. Longer than the load balancer keeps its
+    /// own idle connections, or it would send requests on ones that just close.
+    pub idle_seconds: u32,
+    /// Connections at a time, 1 to 1,000,000; more wait. Each may cost some 100 KiB while it sends its head.
+    pub max_connections: u32,
 }
 
 impl Default for Config {
@@ -27,6 +32,8 @@ impl Default for Config {
             token: TokenConfig::default(),
             upstreams: Upstreams::default(),
             cors_origins: Vec::new(),
+            idle_seconds: 75,
+            max_connections: 20_000,
         }
     }
 }
@@ -36,6 +43,9 @@ impl Validate for Config {
         self.telemetry.validate(problems);
         self.token.validate(problems);
         self.upstreams.validate(problems);
+        problems.check((1..=3600).contains(&self.idle_seconds), "idle_seconds", "must be 1 to 3600");
+        let connections = (1..=1_000_000).contains(&self.max_connections);
+        problems.check(connections, "max_connections", "must be 1 to 1000000");
         let origin = |text: &String| {
             let uri = text.parse::<http::Uri>();
             uri.is_ok_and(|u| u.scheme().is_some() && u.authority().is_some()) && !text.ends_with('/')

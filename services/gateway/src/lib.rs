@@ -4,6 +4,7 @@ mod authn;
 mod authz;
 pub mod config;
 mod denials;
+mod listen;
 mod meter;
 pub mod openapi;
 mod problem;
@@ -26,6 +27,7 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use authn::cache::Credentials;
 use denials::Denials;
+use listen::Bounds;
 use meter::Meter;
 use service::Gateway;
 use transcode::routes::Routes;
@@ -61,19 +63,12 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .with_state(Arc::clone(&gateway));
     let router = allow_origins(router, &config.cors_origins);
     let probes = upstream_probes(&gateway);
-    let serve: Serve = Box::new(move |listener, shutdown| {
-        Box::pin(async move {
-            let soft = shutdown.soft.clone();
-            let server = axum::serve(listener, router).with_graceful_shutdown(soft.cancelled_owned());
-            tokio::select! {
-                result = server => result?,
-                () = shutdown.hard.cancelled() => {}
-                // Long polls and streams of clients that never leave would hold us up for ever.
-                () = async { shutdown.soft.cancelled().await; tokio::time::sleep(std::time::Duration::from_secs(5)).await } => {}
-            }
-            Ok(())
-        })
-    });
+    let bounds = Bounds {
+        idle: std::time::Duration::from_secs(config.idle_seconds.into()),
+        connections: config.max_connections as usize,
+    };
+    let serve: Serve =
+        Box::new(move |listener, shutdown| Box::pin(listen::serve(listener, router, bounds, shutdown)));
     Ok(Bound::new("gateway", listeners, probes, serve)?
         .background("denials", move |stop| {
             let recorder = recorder.clone();
