@@ -63,12 +63,17 @@ pub fn openapi(check: bool) -> Result<()> {
 /// Builds packages; says why it takes minutes the first time.
 pub fn build(packages: &[&str], release: bool) -> Result<()> {
     let target = target_dir()?.join(if release { "release" } else { "debug" });
-    if !target.join("nitejar-dev").exists() {
-        let time = if release { "five minutes" } else { "three minutes" };
+    let first = !target.join("nitejar-dev").exists();
+    if first {
+        let time = if release { "seven minutes" } else { "five minutes" };
         eprintln!("building for the first time: about {time} on two cores …");
     }
     let mut command = cargo();
-    command.arg("build").arg("--quiet");
+    command.arg("build");
+    // Minutes without a word look like a hang; a rebuild is not worth one.
+    if !first {
+        command.arg("--quiet");
+    }
     for package in packages {
         command.args(["-p", package]);
     }

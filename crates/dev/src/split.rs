@@ -24,23 +24,7 @@ pub struct Split {
 }
 
 impl Split {
-    /// Starts all five from the binaries beside this one.
-    pub fn start(
-        keys: &Keys,
-        places: Places,
-        tweaks: &Tweaks,
-        dir: &Path,
-        binaries: &Path,
-        quiet: bool,
-    ) -> Result<Self> {
-        let mut split = Self::prepare(keys, places, tweaks, dir, binaries, quiet)?;
-        for name in SERVICES {
-            split.spawn(name)?;
-        }
-        Ok(split)
-    }
-
-    /// Writes all five configurations and starts nothing.
+    /// Writes all five configurations. Nothing runs yet.
     pub fn prepare(
         keys: &Keys,
         places: Places,
@@ -60,6 +44,11 @@ impl Split {
             file.write_all(toml::to_string(&config)?.as_bytes())?;
         }
         Ok(Self { places, dir, binaries: binaries.to_owned(), children: BTreeMap::new(), quiet })
+    }
+
+    /// Starts all five.
+    pub fn spawn_all(&mut self) -> Result<()> {
+        SERVICES.into_iter().try_for_each(|name| self.spawn(name))
     }
 
     /// The process of a running one.

@@ -118,7 +118,8 @@ pub async fn run(args: Args) -> Result<()> {
         "starting five services in this process …"
     });
     if args.split {
-        let mut split = Split::start(&keys, places.clone(), &tweaks, &data, &binaries, false)?;
+        let mut split = Split::prepare(&keys, places.clone(), &tweaks, &data, &binaries, false)?;
+        split.spawn_all()?;
         let ready = stack::wait_ready(&places).await;
         if ready.is_ok() {
             announce(&data, &keys, &places, &github.base_url(), cluster.pid())?;

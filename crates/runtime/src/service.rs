@@ -292,3 +292,34 @@ where
 fn say(text: &str) {
     eprintln!("{text}");
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_loop_that_runs_well_again_counts_no_more_against_readiness() {
+        let (failures, runs) = (Arc::new(AtomicU32::new(0)), Arc::new(AtomicU32::new(0)));
+        let count = Arc::clone(&runs);
+        let run: Loop = Arc::new(move |stop| {
+            let failing = count.fetch_add(1, Ordering::Relaxed) < 4;
+            Box::pin(async move {
+                if failing {
+                    return Err(Error::unavailable());
+                }
+                stop.cancelled().await;
+                Ok(())
+            })
+        });
+        let stop = CancellationToken::new();
+        let supervised = tokio::spawn(supervise("test", "loop", run, stop.clone(), Arc::clone(&failures)));
+        while runs.load(Ordering::Relaxed) < 5 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(failures.load(Ordering::Relaxed), 4);
+        tokio::time::sleep(STEADY * 2).await;
+        assert_eq!(failures.load(Ordering::Relaxed), 0);
+        stop.cancel();
+        supervised.await.unwrap();
+    }
+}

@@ -47,10 +47,36 @@ impl Validate for Config {
         let connections = (1..=1_000_000).contains(&self.max_connections);
         problems.check(connections, "max_connections", "must be 1 to 1000000");
         let origin = |text: &String| {
-            let uri = text.parse::<http::Uri>();
-            uri.is_ok_and(|u| u.scheme().is_some() && u.authority().is_some()) && !text.ends_with('/')
+            let uri = text.parse::<http::Uri>().unwrap_or_default();
+            // A browser's origin is compared as a whole: with anything after the host it would never match.
+            match (uri.scheme_str(), uri.authority()) {
+                (Some(scheme @ ("http" | "https")), Some(host)) => *text == format!("{scheme}://{host}"),
+                _ => false,
+            }
         };
         let must = "must be origins such as https://app.example.com, without a path";
         problems.check(self.cors_origins.iter().all(origin), "cors_origins", must);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_origins_and_nothing_more() {
+        let wrong = |origin: &str| {
+            let mut problems = Problems::default();
+            Config { cors_origins: vec![origin.to_owned()], ..Config::default() }.validate(&mut problems);
+            problems.to_string().contains("cors_origins")
+        };
+        for origin in ["https://app.example.com", "http://localhost:3000"] {
+            assert!(!wrong(origin), "{origin}");
+        }
+        for origin in
+            ["*", "null", "app.example.com", "https://a.example/", "https://a.example/x", "ftp://a.example"]
+        {
+            assert!(wrong(origin), "{origin}");
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod authn;
 mod authz;
+mod body;
 pub mod config;
 mod denials;
 mod listen;

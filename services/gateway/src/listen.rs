@@ -87,26 +87,31 @@ pub(crate) async fn serve(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
+    use tokio::sync::Notify;
 
     use super::*;
 
-    async fn start(bounds: Bounds) -> (std::net::SocketAddr, Shutdown, tokio::task::JoinHandle<Result<()>>) {
+    type Served = (SocketAddr, Shutdown, tokio::task::JoinHandle<Result<()>>);
+
+    async fn start(bounds: Bounds) -> Served {
+        let router = Router::new().route("/", get(async || "ok"));
+        serve_router(router, bounds).await
+    }
+
+    async fn serve_router(router: Router, bounds: Bounds) -> Served {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
-        let slow = get(async || {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            "slow"
-        });
-        let router = Router::new().route("/", get(async || "ok")).route("/slow", slow);
         let shutdown = Shutdown::new();
         let served = tokio::spawn(serve(listener, router, bounds, shutdown.clone()));
         (addr, shutdown, served)
     }
 
-    async fn say(addr: std::net::SocketAddr, text: &str) -> TcpStream {
+    async fn say(addr: SocketAddr, text: &str) -> TcpStream {
         let mut socket = TcpStream::connect(addr).await.unwrap();
         socket.write_all(text.as_bytes()).await.unwrap();
         socket
@@ -161,10 +166,18 @@ mod tests {
 
     #[tokio::test]
     async fn draining_finishes_what_was_begun_and_takes_nothing_new() {
-        let (addr, shutdown, served) = start(USUAL).await;
+        let (begun, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+        let (tell, wait) = (Arc::clone(&begun), Arc::clone(&go_on));
+        let slow = get(async move || {
+            tell.notify_one();
+            wait.notified().await;
+            "slow"
+        });
+        let (addr, shutdown, served) = serve_router(Router::new().route("/slow", slow), USUAL).await;
         let under_way = say(addr, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n").await;
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        begun.notified().await;
         shutdown.begin();
+        go_on.notify_one();
         assert!(rest(under_way).await.ends_with("slow"));
         served.await.unwrap().unwrap();
         assert!(TcpStream::connect(addr).await.is_err());

@@ -6,9 +6,8 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
-use http_body_util::BodyExt as _;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::{Code, Error, Result};
@@ -27,19 +26,14 @@ use crate::denials::Denials;
 use crate::meter::Meter;
 use crate::transcode::codec::RawCodec;
 use crate::transcode::routes::{Match, Route, Routes};
-use crate::transcode::{json, plan, request, response, stream};
+use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
-use crate::{authz, problem};
+use crate::{authz, body, problem};
 
-/// The largest body of an API request.
-const LARGEST: usize = 1 << 20;
-/// How long a body may take to arrive.
-const BODY: Duration = Duration::from_secs(20);
 /// The deadline of a call.
 const DEADLINE: Duration = Duration::from_secs(30);
 /// A runner's long poll takes longer.
 const LONG_POLL: Duration = Duration::from_secs(40);
-
 /// A body that took longer to arrive: who sent it is asked for again.
 const RECHECK: Duration = Duration::from_millis(200);
 
@@ -132,28 +126,29 @@ async fn serve(
 ) -> Result<Response> {
     let policy = route.policy;
     let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
-    let mut ctx = who_where_may(gateway, &route, http.headers(), org, request_id).await?;
+    let (head, body) = http.into_parts();
+    let mut ctx = who_where_may(gateway, &route, &head.headers, org, request_id).await?;
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
-    let if_match = header_text(http.headers(), &header::IF_MATCH);
-    let last_event_id = header_text(http.headers(), &LAST_EVENT_ID);
-    let query = http.uri().query().unwrap_or_default().to_owned();
     let takes_body = policy.http.as_ref().is_some_and(|h| !h.body.is_empty());
-    let headers = http.headers().clone();
     let began = std::time::Instant::now();
-    let body = read_json(http, takes_body).await?;
+    let json = body::read_json(&head.headers, body, takes_body).await?;
     if began.elapsed() > RECHECK {
         // The credential may have ended while its body was on the way.
-        ctx = who_where_may(gateway, &route, &headers, org, request_id).await?;
+        ctx = who_where_may(gateway, &route, &head.headers, org, request_id).await?;
     }
-    let filled = request::Headers { if_match: if_match.as_deref(), last_event_id: last_event_id.as_deref() };
-    let message = request::build(&route, &variables, &query, filled, body)?;
+    let filled = request::Headers {
+        if_match: header_text(&head.headers, &header::IF_MATCH),
+        last_event_id: header_text(&head.headers, &LAST_EVENT_ID),
+    };
+    let query = head.uri.query().unwrap_or_default();
+    let message = request::build(&route, &variables, query, filled, json)?;
     if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     if route.method.is_server_streaming() {
-        let check = still_may(gateway, &route, headers, org, request_id);
+        let check = still_may(gateway, &route, head.headers, org, request_id);
         return open_stream(gateway, &route, &ctx, message, check, request_id).await;
     }
     send(gateway, route, ctx, message, request_id).await
@@ -198,8 +193,8 @@ async fn open_stream(
     Ok(problem::finish(response, request_id))
 }
 
-fn header_text(headers: &HeaderMap, name: &header::HeaderName) -> Option<String> {
-    headers.get(name).and_then(|v| v.to_str().ok()).map(str::to_owned)
+fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
 }
 
 /// Credential, organization, permission; what is refused to somebody known is audited.
@@ -226,78 +221,6 @@ async fn who_where_may(
     authz::authorize(policy, &caller, org, request_id).inspect_err(|error| {
         gateway.denials.note(&caller, &policy.path, org.filter(|org| is_id(org, "org")), error, request_id);
     })
-}
-
-async fn read_json(http: Request, takes_body: bool) -> Result<Option<json::Node>> {
-    let content_type = http.headers().get(header::CONTENT_TYPE).cloned();
-    let encoded = http.headers().get(header::CONTENT_ENCODING).is_some_and(|e| e != "identity");
-    let body = read_body(http, LARGEST).await?;
-    if !takes_body {
-        return if body.is_empty() {
-            Ok(None)
-        } else {
-            Err(Error::new(Code::MalformedBody, "This request takes no body."))
-        };
-    }
-    if body.is_empty() {
-        return Ok(Some(json::Node::Object(Vec::new())));
-    }
-    let content_type = content_type.as_ref().and_then(|v| v.to_str().ok()).unwrap_or_default();
-    let essence = content_type.split(';').next().unwrap_or_default().trim();
-    if !essence.eq_ignore_ascii_case("application/json") {
-        return Err(Error::new(
-            Code::UnsupportedMediaType,
-            "Send the body with Content-Type: application/json.",
-        ));
-    }
-    if encoded {
-        return Err(Error::new(Code::UnsupportedMediaType, "Send the body without Content-Encoding."));
-    }
-    json::parse(&body)
-        .map(Some)
-        .map_err(|why| Error::new(Code::MalformedBody, format!("The body is not JSON: {why}.")))
-}
-
-/// Reads a body, and stops reading as soon as it is too large.
-pub(crate) async fn read_body(http: Request, largest: usize) -> Result<Bytes> {
-    let too_large =
-        || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
-    let declared =
-        http.headers().get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
-    let mut body = http.into_body();
-    if declared.is_some_and(|length| length > largest) {
-        drain(&mut body).await;
-        return Err(too_large());
-    }
-    let mut bytes = BytesMut::new();
-    let deadline = tokio::time::Instant::now() + BODY;
-    // A client that sends a byte a minute would hold its memory for ever.
-    let slow = |_| Error::new(Code::MalformedBody, "The body took too long to arrive.");
-    while let Some(frame) = tokio::time::timeout_at(deadline, body.frame()).await.map_err(slow)? {
-        let frame = frame.map_err(|_| Error::new(Code::MalformedBody, "The body broke off."))?;
-        if let Ok(data) = frame.into_data() {
-            if bytes.len() + data.len() > largest {
-                drain(&mut body).await;
-                return Err(too_large());
-            }
-            bytes.extend_from_slice(&data);
-        }
-    }
-    Ok(bytes.freeze())
-}
-
-/// Reads on for a while and forgets it: a client that is still writing would see a broken connection, not our answer.
-async fn drain(body: &mut Body) {
-    let mut left: usize = 32 << 20;
-    let reading = async {
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    let _ = tokio::time::timeout(Duration::from_secs(5), reading).await;
 }
 
 async fn send(

@@ -35,7 +35,8 @@ struct Measured {
 pub(super) async fn run() -> Result<Value> {
     let (keys, places, _databases, dir) = ground().await?;
     let binaries = target_dir()?;
-    let split = Split::start(&keys, places.clone(), &test_tweaks(), dir.path(), &binaries, true)?;
+    let mut split = Split::prepare(&keys, places.clone(), &test_tweaks(), dir.path(), &binaries, true)?;
+    split.spawn_all()?;
     let upstream = Peer::start("upstream", None)?;
     let bare = Peer::start("bare", Some(upstream.addr))?;
     let alone = Peer::start("axum", None)?;

@@ -41,8 +41,8 @@ pub struct Args {
 /// Runs until it is killed.
 pub async fn run(args: Args) -> Result<()> {
     if args.kind == "upstream" {
-        let server = tonic::transport::Server::builder().tcp_nodelay(true);
-        return Ok(server.clone().add_service(AgentsServer::new(Fixed::new())).serve(args.listen).await?);
+        let mut server = tonic::transport::Server::builder().tcp_nodelay(true);
+        return Ok(server.add_service(AgentsServer::new(Fixed::new())).serve(args.listen).await?);
     }
     let router = if args.kind == "bare" {
         let channel = tonic::transport::Endpoint::from_shared(args.upstream)?.connect_lazy();

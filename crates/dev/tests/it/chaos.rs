@@ -40,7 +40,8 @@ async fn chaos_killed_services_lose_and_repeat_nothing() {
     let mut tweaks = test_tweaks();
     tweaks.log = "warn".into();
     let mut split =
-        Split::start(&keys, places.clone(), &tweaks, dir.path(), &target_dir().unwrap(), true).unwrap();
+        Split::prepare(&keys, places.clone(), &tweaks, dir.path(), &target_dir().unwrap(), true).unwrap();
+    split.spawn_all().unwrap();
     stack::wait_ready(&places).await.unwrap();
     let operator = Client::new(&places.gateway_url(), &keys.operator).unwrap();
     let fake = Client::new(&github.base_url(), "").unwrap();

@@ -13,8 +13,8 @@ use nitejar_proto::sprites::v1::ReceiveGithubWebhookRequest;
 use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use tracing::Instrument as _;
 
-use crate::problem;
-use crate::service::{Gateway, read_body};
+use crate::service::Gateway;
+use crate::{body, problem};
 
 /// GitHub's own cap is 25 MB.
 const LARGEST: usize = 25 << 20;
@@ -36,8 +36,8 @@ pub(crate) async fn receive(State(gateway): State<Arc<Gateway>>, request: Reques
 }
 
 async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Result<(StatusCode, String)> {
-    let headers = request.headers().clone();
-    let signature = text(&headers, "x-hub-signature-256");
+    let (head, body) = request.into_parts();
+    let signature = text(&head.headers, "x-hub-signature-256");
     if signature.is_empty() {
         return Err(Error::new(
             Code::InvalidSignature,
@@ -46,10 +46,10 @@ async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Resul
     }
     let busy = || Error::unavailable().because("too many webhooks at a time");
     let _one = gateway.webhooks.try_acquire().map_err(|_| busy())?;
-    let body = read_body(request, LARGEST).await?;
+    let body = body::read(&head.headers, body, LARGEST).await?;
     let message = ReceiveGithubWebhookRequest {
-        event: text(&headers, "x-github-event"),
-        delivery_id: text(&headers, "x-github-delivery"),
+        event: text(&head.headers, "x-github-event"),
+        delivery_id: text(&head.headers, "x-github-delivery"),
         signature,
         body,
     };
