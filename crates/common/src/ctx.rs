@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::id::{OrgId, RequestId};
+use crate::idempotency::Idempotency;
 use crate::permission::Role;
 
 /// What acts.
@@ -68,6 +69,9 @@ pub struct RequestCtx {
     /// The request this is part of, as in `X-Request-Id`. It travels beside the token: see [`crate::token`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub request_id: String,
+    /// The request may come again, and is to be answered as it was. Travels beside the token.
+    #[serde(skip)]
+    pub idempotency: Option<Idempotency>,
 }
 
 mod role_name {
@@ -92,6 +96,7 @@ impl RequestCtx {
             role: None,
             scopes: None,
             request_id: RequestId::new(clock).to_string(),
+            idempotency: None,
         }
     }
 

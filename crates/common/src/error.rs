@@ -72,6 +72,10 @@ codes! {
     StaleLease = "stale_lease", 409, Aborted;
     /// It changed in the meantime.
     EtagMismatch = "etag_mismatch", 412, FailedPrecondition;
+    /// Another request has this idempotency key.
+    IdempotencyKeyReused = "idempotency_key_reused", 422, FailedPrecondition;
+    /// The first request with this idempotency key is still under way.
+    IdempotencyKeyInUse = "idempotency_key_in_use", 409, Aborted;
     /// The body is too large.
     PayloadTooLarge = "payload_too_large", 413, OutOfRange;
     /// The content type is not supported.
@@ -86,6 +90,8 @@ codes! {
     Aborted = "aborted", 409, Aborted;
     /// The service can't answer now; try again.
     Unavailable = "unavailable", 503, Unavailable;
+    /// Too much is under way; try again.
+    Overloaded = "overloaded", 503, Unavailable;
     /// It took too long; it may still happen.
     DeadlineExceeded = "deadline_exceeded", 504, DeadlineExceeded;
     /// Something is wrong on our side.
@@ -205,7 +211,10 @@ impl Error {
 
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
-        matches!(self.code, Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::RateLimited)
+        matches!(
+            self.code,
+            Code::Unavailable | Code::Aborted | Code::DeadlineExceeded | Code::RateLimited | Code::Overloaded
+        )
     }
 
     /// For the log: code, detail and cause.

@@ -8,6 +8,7 @@ pub mod ctx;
 pub mod error;
 pub mod grpc;
 pub mod id;
+pub mod idempotency;
 pub mod key;
 pub mod page;
 pub mod rng;

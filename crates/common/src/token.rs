@@ -234,6 +234,7 @@ mod tests {
             role: Some(Role::Admin),
             scopes: Some(vec!["jobs.read".into()]),
             request_id: "req_1".into(),
+            idempotency: None,
         }
     }
 

@@ -8,7 +8,7 @@ use crate::{Db, errors};
 /// A transaction with `control` as its search path and no tenant bound. Dropping it rolls back.
 pub struct ControlTx {
     tx: Transaction<'static, Postgres>,
-    db: Db,
+    pub(crate) db: Db,
 }
 
 impl std::fmt::Debug for ControlTx {

@@ -17,7 +17,9 @@
 //! | `directory`, `provision` | which organization is which number; spare schemas and claiming them |
 //! | `pool`, `tenant_tx`, `control_tx` | bound connections |
 //! | [`outbox`], [`audit`] | what must leave with a change, and does |
+//! | `answers` | what a request with an `Idempotency-Key` is answered again |
 
+mod answers;
 pub mod audit;
 mod bootstrap;
 pub mod config;
@@ -71,6 +73,7 @@ struct Inner {
     buckets: Vec<Arc<Bucket>>,
     directory: Directory,
     outbox_hint: Notify,
+    claims: answers::Claims,
 }
 
 impl std::fmt::Debug for Db {
@@ -107,6 +110,7 @@ impl Db {
             buckets,
             directory: Directory::default(),
             outbox_hint: Notify::new(),
+            claims: answers::Claims::default(),
         }));
         db.check_connections().await?;
         migrate::tenants(&db).await?;
@@ -129,11 +133,11 @@ impl Db {
         self.0.outbox_hint.notify_one();
     }
 
-    /// The budget: buckets × connections + control + 2 for the owner + 1 that listens. More than the server has is refused at once.
+    /// The budget: buckets × connections + control + 2 for the owner + 1 that listens + 1 that holds locks. More than the server has is refused at once.
     async fn check_connections(&self) -> Result<()> {
         let config = &self.0.config;
         let buckets = u32::try_from(self.0.buckets.len()).unwrap_or(u32::MAX);
-        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 3;
+        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 4;
         let have: String = sqlx::query_scalar("SHOW max_connections")
             .fetch_one(&self.0.admin)
             .await
@@ -141,7 +145,7 @@ impl Db {
         let have: u32 = have.parse().unwrap_or(0);
         tracing::info!(
             service = self.0.schema.service,
-            "connections: {buckets} buckets x {} + {} control + 2 owner + 1 listening = at most {need} of the server's {have}",
+            "connections: {buckets} buckets x {} + {} control + 2 owner + 1 listening + 1 locks = at most {need} of the server's {have}",
             config.bucket_connections,
             config.control_connections
         );

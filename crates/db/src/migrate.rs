@@ -51,8 +51,10 @@ impl Schema {
     }
 }
 
-const BASE: &[Migration] =
-    &[Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") }];
+const BASE: &[Migration] = &[
+    Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") },
+    Migration { version: 2, name: "answers", sql: include_str!("../migrations/answers.sql") },
+];
 const BASE_TENANT: &str = include_str!("../migrations/tenant.sql");
 const WORKERS: usize = 4;
 

@@ -115,6 +115,7 @@ impl Db {
                 self.refill_below(self.0.config.spares.div_ceil(2)).await?;
                 self.0.buckets.iter().for_each(|b| b.close_idle());
                 if turn.is_multiple_of(60) {
+                    self.forget_answers().await?;
                     migrate::migrate_laggards(self).await?;
                     // A builder that was killed left these; their schemas were rolled back with it.
                     sqlx::query(

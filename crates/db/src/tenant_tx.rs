@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Error, Result};
+use nitejar_common::idempotency::Idempotency;
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -17,8 +18,10 @@ pub struct TenantTx {
     /// Taken when the transaction ends.
     held: Option<(Conn, OwnedSemaphorePermit)>,
     bucket: Arc<Bucket>,
-    db: Db,
+    pub(crate) db: Db,
     number: i64,
+    /// Of the request that it is for.
+    pub(crate) idempotency: Option<Idempotency>,
 }
 
 impl std::fmt::Debug for TenantTx {
@@ -52,7 +55,8 @@ impl Db {
             let (mut conn, permit) = bucket.acquire(number).await?;
             match conn.pg.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
                 Ok(_) => {
-                    return Ok(TenantTx { held: Some((conn, permit)), bucket, db: self.clone(), number });
+                    let (held, idempotency) = (Some((conn, permit)), ctx.idempotency.clone());
+                    return Ok(TenantTx { held, bucket, db: self.clone(), number, idempotency });
                 }
                 Err(sqlx::Error::Io(_)) if !last => {}
                 Err(error) => return Err(errors::from_sqlx(error)),

@@ -121,6 +121,18 @@ impl Client {
         }
     }
 
+    /// Asks again, whatever the answer, until it is a good one.
+    pub async fn until_ok(&self, path: &str, seconds: u64) -> Result<Value> {
+        let until = tokio::time::Instant::now() + Duration::from_secs(seconds);
+        loop {
+            match self.get(path).await {
+                Err(error) if tokio::time::Instant::now() > until => return Err(error),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+                good => return good,
+            }
+        }
+    }
+
     /// Asks again until the answer is as wished.
     pub async fn until(
         &self,

@@ -96,6 +96,8 @@ pub struct Tweaks {
     pub bucket_connections: u32,
     /// Spare schemas.
     pub spares: u32,
+    /// Requests a minute of a key, an organization, an address without a credential.
+    pub rate_limits: [u64; 3],
 }
 
 impl Default for Tweaks {
@@ -109,6 +111,7 @@ impl Default for Tweaks {
             buckets: 4,
             bucket_connections: 4,
             spares: 8,
+            rate_limits: [6_000, 30_000, 600],
         }
     }
 }
@@ -165,6 +168,10 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                     "private_key": keys.app_private, "webhook_secret": keys.webhook_secret,
                     "api_url": github, "web_url": github, "redelivery_seconds": 2,
                 });
+            }
+            "gateway" => {
+                let [key, org, address] = tweaks.rate_limits;
+                config["rate_limits"] = json!({ "key": key, "org": org, "address": address });
             }
             _ => {}
         }

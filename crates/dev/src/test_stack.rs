@@ -94,8 +94,13 @@ impl TestStack {
 
     /// Starts one more gateway; answers its `http://…`.
     pub async fn another_gateway(&mut self) -> Result<String> {
+        self.another_gateway_with(&test_tweaks()).await
+    }
+
+    /// The same, with these settings.
+    pub async fn another_gateway_with(&mut self, tweaks: &Tweaks) -> Result<String> {
         let stack = self.stack.as_mut().context("stopped")?;
-        Ok(stack.another_gateway(&self.keys, &test_tweaks()).await?.gateway_url())
+        Ok(stack.another_gateway(&self.keys, tweaks).await?.gateway_url())
     }
 
     /// The fake GitHub's client.
@@ -121,6 +126,7 @@ pub fn test_tweaks() -> Tweaks {
         buckets: 2,
         bucket_connections: 4,
         spares: 2,
+        rate_limits: [1_000_000; 3],
         ..Tweaks::default()
     }
 }

@@ -59,10 +59,13 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     let auth = AuthLayer::new(verifier, "audit");
-    Ok(Bound::grpc("audit", listeners, probes, routes, auth)?.background("spares", move |stop| {
-        let db = db.clone();
-        async move { db.run(stop).await }
-    }))
+    Ok(Bound::grpc("audit", listeners, probes, db.idempotent(routes), auth)?.background(
+        "spares",
+        move |stop| {
+            let db = db.clone();
+            async move { db.run(stop).await }
+        },
+    ))
 }
 
 impl Service {

@@ -77,7 +77,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         let db = ready.clone();
         async move { db.ping().await }
     });
-    Ok(Bound::grpc("billing", listeners, probes, routes, AuthLayer::new(verifier, "billing"))?
+    Ok(Bound::grpc("billing", listeners, probes, db.idempotent(routes), AuthLayer::new(verifier, "billing"))?
         .background("spares", move |stop| {
             let db = db.clone();
             async move { db.run(stop).await }

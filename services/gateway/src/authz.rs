@@ -40,6 +40,7 @@ pub(crate) fn authorize(
         role: caller.role.filter(|_| policy.scope == Scope::Tenant),
         scopes: caller.scopes.clone(),
         request_id: request_id.to_owned(),
+        idempotency: None,
     };
     may_call(policy, &ctx)?;
     Ok(ctx)

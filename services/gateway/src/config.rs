@@ -1,7 +1,10 @@
 //! The gateway's configuration.
 
+use ipnet::IpNet;
 use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
 use serde::{Deserialize, Serialize};
+
+pub use crate::limits::RateLimits;
 
 /// See the fields.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -15,6 +18,14 @@ pub struct Config {
     pub token: TokenConfig,
     /// The services.
     pub upstreams: Upstreams,
+    /// Requests a minute.
+    pub rate_limits: RateLimits,
+    /// Networks of our own load balancers, such as `10.0.0.0/8`: what they say in `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Requests under way at a time, 2 to 100,000; half of them for one organization. More are refused with 503.
+    pub max_requests: u32,
+    /// Streams at a time, 2 to 100,000; half of them for one organization.
+    pub max_streams: u32,
     /// Pages of these origins may use the API from a browser, such as `https://app.example.com`. Empty: none.
     pub cors_origins: Vec<String>,
     /// Seconds until a connection without a whole request head is closed, 1 to 3600. Longer than the load balancer keeps its
@@ -31,6 +42,10 @@ impl Default for Config {
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
             upstreams: Upstreams::default(),
+            rate_limits: RateLimits::default(),
+            trusted_proxies: Vec::new(),
+            max_requests: 1_000,
+            max_streams: 5_000,
             cors_origins: Vec::new(),
             idle_seconds: 75,
             max_connections: 20_000,
@@ -46,6 +61,11 @@ impl Validate for Config {
         problems.check((1..=3600).contains(&self.idle_seconds), "idle_seconds", "must be 1 to 3600");
         let connections = (1..=1_000_000).contains(&self.max_connections);
         problems.check(connections, "max_connections", "must be 1 to 1000000");
+        let places = (2..=100_000).contains(&self.max_requests) && (2..=100_000).contains(&self.max_streams);
+        problems.check(places, "max_requests, max_streams", "must be 2 to 100000");
+        let limits = [self.rate_limits.key, self.rate_limits.org, self.rate_limits.address];
+        let sensible = limits.iter().all(|limit| (1..=1_000_000_000).contains(limit));
+        problems.check(sensible, "rate_limits", "must be 1 to 1000000000");
         let origin = |text: &String| {
             let uri = text.parse::<http::Uri>().unwrap_or_default();
             // A browser's origin is compared as a whole: with anything after the host it would never match.

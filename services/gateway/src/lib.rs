@@ -1,15 +1,23 @@
 //! The gateway. See `README.md`.
 
+mod address;
+mod admission;
 mod authn;
 mod authz;
 mod body;
+mod breaker;
+mod call;
 pub mod config;
 mod denials;
+mod idempotency;
+mod limits;
 mod listen;
 mod meter;
 pub mod openapi;
+mod pages;
 mod problem;
 mod service;
+mod shedding;
 pub mod transcode;
 mod upstreams;
 mod webhooks;
@@ -24,13 +32,18 @@ use nitejar_common::error::Result;
 use nitejar_common::token::Signer;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners, Serve};
+use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate as _, SizeAbove};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use authn::cache::Credentials;
 use denials::Denials;
+use limits::Limits;
 use listen::Bounds;
 use meter::Meter;
+use pages::Pages;
 use service::Gateway;
+use shedding::Shedding;
 use transcode::routes::Routes;
 use upstreams::Services;
 
@@ -43,8 +56,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let services = Services::new(&config.upstreams, signer)?;
     let (denials, recorder) = Denials::new(services.audit.clone(), clock.clone());
     let credentials = Arc::new(Credentials::new(clock.clone()));
-    let tenancy = services.tenancy.clone();
+    let (tenancy, shared_by) = (services.tenancy.clone(), services.tenancy.clone());
     let meter = Arc::new(Meter::new(services.billing.clone(), clock.clone()));
+    let limits = Arc::new(Limits::new(config.rate_limits.clone(), clock.clone()));
     let gateway = Arc::new(Gateway {
         routes: Routes::new(),
         probes: services.clone(),
@@ -55,6 +69,11 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         meter: Arc::clone(&meter),
         metrics: service::Metrics::new(),
         webhooks: tokio::sync::Semaphore::new(16),
+        limits: Arc::clone(&limits),
+        requests: Shedding::new(config.max_requests as usize),
+        streams: Shedding::new(config.max_streams as usize),
+        pages: Pages::new(&config.token.signing_key),
+        trusted_proxies: config.trusted_proxies,
     });
     let router = Router::new()
         .route("/openapi.json", get(openapi::serve))
@@ -62,6 +81,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .fallback(service::handle)
         .method_not_allowed_fallback(service::wrong_method)
         .with_state(Arc::clone(&gateway));
+    // Of less than a kilobyte nothing is won; events must leave as they come.
+    let worth = SizeAbove::new(1024).and(NotForContentType::SSE);
+    let router = router.layer(CompressionLayer::new().compress_when(worth));
     let router = allow_origins(router, &config.cors_origins);
     let probes = upstream_probes(&gateway);
     let bounds = Bounds {
@@ -74,6 +96,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .background("denials", move |stop| {
             let recorder = recorder.clone();
             async move { recorder.run(stop).await }
+        })
+        .background("rate limits", move |stop| {
+            let (limits, tenancy) = (Arc::clone(&limits), shared_by.clone());
+            async move { limits.run(&tenancy, stop).await }
         })
         .background("credentials", move |stop| {
             let (credentials, tenancy) = (Arc::clone(&credentials), tenancy.clone());
@@ -98,9 +124,17 @@ fn allow_origins(router: Router, origins: &[String]) -> Router {
             header::AUTHORIZATION,
             header::CONTENT_TYPE,
             header::IF_MATCH,
+            idempotency::KEY,
             service::LAST_EVENT_ID,
         ])
-        .expose_headers([header::ETAG, header::RETRY_AFTER, HeaderName::from_static("x-request-id")])
+        .expose_headers([
+            header::ETAG,
+            header::RETRY_AFTER,
+            limits::LIMIT,
+            limits::POLICY,
+            idempotency::REPLAYED,
+            HeaderName::from_static("x-request-id"),
+        ])
         .max_age(std::time::Duration::from_secs(600));
     router.layer(cors)
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,6 +13,9 @@ use nitejar_common::error::Result;
 use nitejar_runtime::lifecycle::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tower::ServiceExt as _;
+
+use crate::address::Peer;
 
 /// A head may have about so many bytes (what has arrived is read to its end) and so many lines. More is answered with 431.
 const HEAD_BYTES: usize = 64 << 10;
@@ -55,8 +59,8 @@ pub(crate) async fn serve(
             () = shutdown.soft.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let socket = match accepted {
-            Ok((socket, _)) => socket,
+        let (socket, peer) = match accepted {
+            Ok((socket, peer)) => (socket, Peer(peer.ip())),
             Err(error) => {
                 // Such as too many open files: it passes when others leave.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -65,7 +69,11 @@ pub(crate) async fn serve(
             }
         };
         let _ = socket.set_nodelay(true);
-        let service = TowerToHyperService::new(router.clone());
+        let router = router.clone().map_request(move |mut request: http::Request<Incoming>| {
+            request.extensions_mut().insert(peer);
+            request
+        });
+        let service = TowerToHyperService::new(router);
         let connection = http.serve_connection(TokioIo::new(socket), service).into_owned();
         let connection = draining.watch(connection);
         tokio::spawn(async move {

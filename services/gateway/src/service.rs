@@ -1,18 +1,19 @@
 //! One request, from its first byte to its last.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
+use ipnet::IpNet;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
-use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::trace;
-use nitejar_common::id::{RequestId, is_id};
+use nitejar_common::id::RequestId;
 use nitejar_proto::policy::Scope;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
@@ -20,20 +21,19 @@ use prost::Message as _;
 use prost_reflect::DynamicMessage;
 use tracing::Instrument as _;
 
+use crate::address::Peer;
+use crate::admission::Asked;
 use crate::authn::cache::Credentials;
-use crate::authn::{self, Caller};
 use crate::denials::Denials;
+use crate::limits::{Left, Limits};
 use crate::meter::Meter;
-use crate::transcode::codec::RawCodec;
+use crate::pages::Pages;
+use crate::shedding::Shedding;
 use crate::transcode::routes::{Match, Route, Routes};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
-use crate::{authz, body, problem};
+use crate::{address, admission, body, call, idempotency, limits, problem};
 
-/// The deadline of a call.
-const DEADLINE: Duration = Duration::from_secs(30);
-/// A runner's long poll takes longer.
-const LONG_POLL: Duration = Duration::from_secs(40);
 /// A body that took longer to arrive: who sent it is asked for again.
 const RECHECK: Duration = Duration::from_millis(200);
 
@@ -52,6 +52,12 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Webhooks are large and unproved until sprites looked at them: so many are held at a time.
     pub(crate) webhooks: tokio::sync::Semaphore,
+    pub(crate) limits: Arc<Limits>,
+    /// Requests and streams under way.
+    pub(crate) requests: Shedding,
+    pub(crate) streams: Shedding,
+    pub(crate) pages: Pages,
+    pub(crate) trusted_proxies: Vec<IpNet>,
 }
 
 /// Counts and times.
@@ -77,6 +83,7 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     let began = std::time::Instant::now();
     let request_id = RequestId::new(&*gateway.clock).to_string();
     let mut rpc = "unknown";
+    let mut left = None;
     // HEAD is GET without the body, which the server leaves out by itself; but nobody expects it to do anything.
     let head = request.method() == Method::HEAD;
     let verb = if head { &Method::GET } else { request.method() };
@@ -96,11 +103,21 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
             let (gateway, route, id) = (Arc::clone(&gateway), Arc::clone(route), request_id.clone());
             // A task of its own: a client that goes away must not reset our calls, for resets in bursts break the
             // connections that all others share. And what was begun is finished.
-            let work = async move { serve(&gateway, route, variables, request, &id).await };
-            tokio::spawn(work.instrument(span)).await.unwrap_or_else(|e| Err(Error::from(e)))
+            let work = async move {
+                let mut left = None;
+                let answer = serve(&gateway, route, variables, request, &id, &mut left).await;
+                (answer, left)
+            };
+            let (answer, known) =
+                tokio::spawn(work.instrument(span)).await.unwrap_or_else(|e| (Err(e.into()), None));
+            left = known;
+            answer
         }
     };
-    let response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
+    let mut response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
+    if let Some(left) = left {
+        limits::tell(response.headers_mut(), left);
+    }
     let labels = [
         KeyValue::new("rpc", rpc.to_owned()),
         KeyValue::new("status", i64::from(response.status().as_u16())),
@@ -123,11 +140,15 @@ async fn serve(
     variables: Vec<(String, String)>,
     http: Request,
     request_id: &str,
+    left: &mut Option<Left>,
 ) -> Result<Response> {
     let policy = route.policy;
     let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
     let (head, body) = http.into_parts();
-    let mut ctx = who_where_may(gateway, &route, &head.headers, org, request_id).await?;
+    let peer = head.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
+    let address = address::of_caller(peer, &head.headers, &gateway.trusted_proxies);
+    let asked = Asked { route: &route, headers: &head.headers, org, request_id };
+    let mut ctx = admission::admit(gateway, asked, address, left).await?;
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
@@ -136,40 +157,43 @@ async fn serve(
     let json = body::read_json(&head.headers, body, takes_body).await?;
     if began.elapsed() > RECHECK {
         // The credential may have ended while its body was on the way.
-        ctx = who_where_may(gateway, &route, &head.headers, org, request_id).await?;
+        ctx = admission::still_may(gateway, asked).await?;
     }
     let filled = request::Headers {
         if_match: header_text(&head.headers, &header::IF_MATCH),
         last_event_id: header_text(&head.headers, &LAST_EVENT_ID),
     };
     let query = head.uri.query().unwrap_or_default();
+    let path = head.uri.path_and_query().map_or("", |p| p.as_str());
+    ctx.idempotency = idempotency::of_request(&route, &head.headers, path, json.as_ref())?;
     let message = request::build(&route, &variables, query, filled, json)?;
     if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     if route.method.is_server_streaming() {
         let check = still_may(gateway, &route, head.headers, org, request_id);
-        return open_stream(gateway, &route, &ctx, message, check, request_id).await;
+        return open_stream(gateway, &route, &ctx, message, check).await;
     }
-    send(gateway, route, ctx, message, request_id).await
+    send(gateway, &route, &ctx, message).await
 }
 
-/// Asks again, as often as it is called, what [`who_where_may`] answered at first.
+/// Asks again, as often as it is called, whether the request may still go on.
 fn still_may(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
     headers: HeaderMap,
     org: Option<&str>,
-    request_id: &str,
+    id: &str,
 ) -> stream::Check {
     let (gateway, route) = (Arc::clone(gateway), Arc::clone(route));
-    let (org, id) = (org.map(str::to_owned), request_id.to_owned());
+    let kept = Arc::new((headers, org.map(str::to_owned), id.to_owned()));
     Box::new(move || {
-        let (gateway, route, headers) = (Arc::clone(&gateway), Arc::clone(&route), headers.clone());
-        let (org, id) = (org.clone(), id.clone());
-        Box::pin(
-            async move { who_where_may(&gateway, &route, &headers, org.as_deref(), &id).await.map(drop) },
-        )
+        let (gateway, route, kept) = (Arc::clone(&gateway), Arc::clone(&route), Arc::clone(&kept));
+        Box::pin(async move {
+            let (headers, org, request_id) = &*kept;
+            let asked = Asked { route: &route, headers, org: org.as_deref(), request_id };
+            admission::still_may(&gateway, asked).await.map(drop)
+        })
     })
 }
 
@@ -179,70 +203,41 @@ async fn open_stream(
     ctx: &RequestCtx,
     message: DynamicMessage,
     check: stream::Check,
-    request_id: &str,
 ) -> Result<Response> {
-    let upstream = gateway.services.get(route.policy.upstream())?;
-    let path = http::uri::PathAndQuery::from_static(&route.policy.path);
-    let mut client = tonic::client::Grpc::new(upstream.channel());
-    let call = upstream.stream_request(ctx, Bytes::from(message.encode_to_vec()))?;
-    client.ready().await?;
-    let answer = client.server_streaming(call, path, RawCodec).await?.into_inner();
-    let body = stream::body(answer, route.method.output(), check, request_id.to_owned());
+    let policy = route.policy;
+    let place = gateway.streams.enter(ctx.tenant.as_ref())?;
+    let (upstream, breaker) = gateway.services.get(policy.upstream())?;
+    let answer = call::stream(upstream, breaker, policy, ctx, message.encode_to_vec().into()).await?;
+    let body = stream::body(answer, route.method.output(), check, place, ctx.request_id.clone());
     let mut response = Response::new(body);
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    Ok(problem::finish(response, request_id))
+    Ok(problem::finish(response, &ctx.request_id))
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
-/// Credential, organization, permission; what is refused to somebody known is audited.
-async fn who_where_may(
+async fn send(
     gateway: &Gateway,
     route: &Route,
-    headers: &HeaderMap,
-    org: Option<&str>,
-    request_id: &str,
-) -> Result<RequestCtx> {
-    let policy = route.policy;
-    // What is no id names no organization; nobody needs to be asked about it.
-    let asked = org.filter(|org| is_id(org, "org")).unwrap_or_default();
-    let caller: Caller = match authn::presented(headers)? {
-        Some((kind, token)) => {
-            let (services, kept) = (&gateway.services, &gateway.credentials);
-            authn::resolve(services, kept, &*gateway.clock, request_id, kind, token, asked).await?
-        }
-        None if policy.scope == Scope::Public => authn::anonymous(),
-        None => {
-            return Err(Error::new(Code::Unauthenticated, "Send a key as Authorization: Bearer …."));
-        }
-    };
-    authz::authorize(policy, &caller, org, request_id).inspect_err(|error| {
-        gateway.denials.note(&caller, &policy.path, org.filter(|org| is_id(org, "org")), error, request_id);
-    })
-}
-
-async fn send(
-    gateway: &Arc<Gateway>,
-    route: Arc<Route>,
-    ctx: RequestCtx,
-    message: DynamicMessage,
-    request_id: &str,
+    ctx: &RequestCtx,
+    mut message: DynamicMessage,
 ) -> Result<Response> {
     let policy = route.policy;
-    let upstream = gateway.services.get(policy.upstream())?;
-    let path = http::uri::PathAndQuery::from_static(&policy.path);
-    let bytes = Bytes::from(message.encode_to_vec());
-    let mut client = tonic::client::Grpc::new(upstream.channel()).max_decoding_message_size(16 << 20);
-    let deadline = if policy.scope == Scope::Runner { LONG_POLL } else { DEADLINE };
-    let call = upstream.request_within(&ctx, bytes, deadline)?;
-    client.ready().await?;
-    let answer = tokio::time::timeout(deadline, client.unary(call, path, RawCodec)).await;
-    let late = |_| {
-        Error::new(Code::DeadlineExceeded, "It took too long; look whether it happened before you repeat it.")
+    // A runner's calls wait for work: they are bounded by the number of runners.
+    let _place = match policy.scope {
+        Scope::Runner => None,
+        _ => Some(gateway.requests.enter(ctx.tenant.as_ref())?),
     };
-    let answer = answer.map_err(late)??.into_inner();
+    let list = gateway.pages.open(route, ctx, &mut message)?;
+    let (upstream, breaker) = gateway.services.get(policy.upstream())?;
+    let answer = call::unary(upstream, breaker, policy, ctx, message.encode_to_vec().into()).await?;
+    let replayed = answer.metadata().contains_key(nitejar_common::idempotency::REPLAYED);
+    let mut answer = answer.into_inner();
+    if let Some(list) = list {
+        answer = list.sign(route, answer);
+    }
     let etag = route.etag.and_then(|number| plan::text_field(&answer, number)).map(|t| format!("\"{t}\""));
     let json = match route.plan.as_ref().and_then(|plan| plan.write(&answer)) {
         Some(json) => json,
@@ -254,5 +249,8 @@ async fn send(
     if let Some(etag) = etag.and_then(|t| HeaderValue::from_str(&t).ok()) {
         headers.insert(header::ETAG, etag);
     }
-    Ok(problem::finish(response, request_id))
+    if replayed {
+        headers.insert(idempotency::REPLAYED, HeaderValue::from_static("true"));
+    }
+    Ok(problem::finish(response, &ctx.request_id))
 }

@@ -7,6 +7,8 @@ use nitejar_common::grpc::client::Upstream;
 use nitejar_common::token::Signer;
 use nitejar_runtime::config::Upstreams;
 
+use crate::breaker::Breaker;
+
 /// All four.
 #[derive(Clone, Debug)]
 pub(crate) struct Services {
@@ -14,6 +16,7 @@ pub(crate) struct Services {
     pub(crate) sprites: Upstream,
     pub(crate) billing: Upstream,
     pub(crate) audit: Upstream,
+    breakers: Arc<[Breaker; 4]>,
 }
 
 impl Services {
@@ -23,23 +26,21 @@ impl Services {
             sprites: Upstream::new("sprites", &uris.sprites, signer.clone())?,
             billing: Upstream::new("billing", &uris.billing, signer.clone())?,
             audit: Upstream::new("audit", &uris.audit, signer)?,
+            breakers: Arc::default(),
         })
     }
 
-    /// By the name that a policy gives.
-    pub(crate) fn get(&self, name: &str) -> Result<&Upstream> {
-        match name {
-            "tenancy" => Ok(&self.tenancy),
-            "sprites" => Ok(&self.sprites),
-            "billing" => Ok(&self.billing),
-            "audit" => Ok(&self.audit),
-            other => Err(Error::internal(format!("no service serves {other}"))),
-        }
+    /// By the name that a policy gives, with its breaker.
+    pub(crate) fn get(&self, name: &str) -> Result<(&Upstream, &Breaker)> {
+        let all = [&self.tenancy, &self.sprites, &self.billing, &self.audit];
+        let mut pairs = all.into_iter().zip(self.breakers.iter());
+        let found = pairs.find(|(upstream, _)| upstream.name() == name);
+        found.ok_or_else(|| Error::internal(format!("no service serves {name}")))
     }
 
     /// Whether a service accepts connections: its gRPC health is the RPC that needs no token.
     pub(crate) async fn healthy(&self, name: &str) -> Result<()> {
-        let mut client = tonic::client::Grpc::new(self.get(name)?.channel());
+        let mut client = tonic::client::Grpc::new(self.get(name)?.0.channel());
         client.ready().await?;
         let path = http::uri::PathAndQuery::from_static("/grpc.health.v1.Health/Check");
         let request = tonic::Request::new(bytes::Bytes::new());

@@ -132,16 +132,22 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         let db = ready.clone();
         async move { db.ping().await }
     });
-    let mut bound = Bound::grpc("sprites", listeners, probes, routes, AuthLayer::new(verifier, "sprites"))?
-        .draining(service.draining.clone())
-        .background("spares", move |stop| {
-            let db = db.clone();
-            async move { db.run(stop).await }
-        })
-        .background("outbox", move |stop| {
-            let relay = Arc::clone(&relay);
-            async move { relay.run(stop).await }
-        });
+    let mut bound = Bound::grpc(
+        "sprites",
+        listeners,
+        probes,
+        db.idempotent(routes),
+        AuthLayer::new(verifier, "sprites"),
+    )?
+    .draining(service.draining.clone())
+    .background("spares", move |stop| {
+        let db = db.clone();
+        async move { db.run(stop).await }
+    })
+    .background("outbox", move |stop| {
+        let relay = Arc::clone(&relay);
+        async move { relay.run(stop).await }
+    });
     macro_rules! background {
         ($name:literal, $method:ident) => {
             let this = service.clone();

@@ -23,7 +23,7 @@ const RESERVED: &[&str] = &[
 ];
 
 impl Service {
-    /// Creates an organization, or goes on creating it when the same person asks again.
+    /// Creates an organization up to its activation, or goes on creating it when the same person asks again.
     pub(crate) async fn create_org(&self, ctx: &RequestCtx, slug: &str, name: &str) -> Result<OrgsRow> {
         let user = ctx.require_user()?;
         settings::check_name(name)?;
@@ -41,9 +41,12 @@ impl Service {
             created_by: user.to_owned(),
             state: "provisioning".into(),
             created_at: self.clock.now(),
+            asked_with: ctx.idempotency.as_ref().map(|i| [i.id, i.request].concat()),
         };
         let row = orgs::reserve(&mut *self.db.control_once().await?, &wish).await?;
-        let ours = row.created_by == user && row.state == "provisioning";
+        // A creation that was finished for a caller who did not hear of it: the same request comes again.
+        let again = wish.asked_with.is_some() && row.asked_with == wish.asked_with;
+        let ours = row.created_by == user && (row.state == "provisioning" || again);
         if row.id != wish.id && !ours {
             return Err(Error::new(
                 Code::AlreadyExists,
@@ -52,10 +55,10 @@ impl Service {
             .violation("/slug", "must be free"));
         }
         self.advance_creation(ctx, &row).await?;
-        Ok(OrgsRow { state: "active".into(), ..row })
+        Ok(row)
     }
 
-    /// Takes a creation to its end, from wherever it is.
+    /// Takes a creation up to its activation, from wherever it is.
     async fn advance_creation(&self, ctx: &RequestCtx, row: &OrgsRow) -> Result<()> {
         let org_id: OrgId = row.id.parse()?;
         let ctx = ctx.clone().for_tenant(org_id.clone());
@@ -68,7 +71,6 @@ impl Service {
         let (own, others) = futures_util::future::join(own, futures_util::future::join_all(others)).await;
         own?;
         others.into_iter().collect::<Result<Vec<()>>>()?;
-        orgs::activate(&mut *self.db.control_once().await?, &row.id).await?;
         Ok(())
     }
 
@@ -128,7 +130,11 @@ impl Service {
             let mut ctx = RequestCtx::service("tenancy", &*self.clock);
             ctx.actor.kind = nitejar_common::ActorKind::User;
             ctx.actor.id.clone_from(&row.created_by);
-            if let Err(error) = self.advance_creation(&ctx, &row).await {
+            let finished = async {
+                self.advance_creation(&ctx, &row).await?;
+                orgs::activate(&mut *self.db.control_once().await?, &row.id).await.map_err(Error::from)
+            };
+            if let Err(error) = finished.await {
                 tracing::warn!(org = row.id, error = %error.log_text(), "creation is not finished; trying again");
             }
         }

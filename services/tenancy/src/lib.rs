@@ -41,6 +41,12 @@ pub const SCHEMA: Schema = Schema {
             name: "credential changes",
             sql: include_str!("../migrations/control/0002_credential_changes.sql"),
         },
+        Migration {
+            version: 3,
+            name: "asked with",
+            sql: include_str!("../migrations/control/0003_asked_with.sql"),
+        },
+        Migration { version: 4, name: "rates", sql: include_str!("../migrations/control/0004_rates.sql") },
     ],
     tenant: &[Migration {
         version: 1,
@@ -106,11 +112,16 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         let db = ready.clone();
         async move { db.ping().await }
     });
-    Ok(Bound::grpc("tenancy", listeners, probes, routes, AuthLayer::new(verifier, "tenancy"))?
+    let rates = service.clone();
+    Ok(Bound::grpc("tenancy", listeners, probes, db.idempotent(routes), AuthLayer::new(verifier, "tenancy"))?
         .draining(service.draining.clone())
         .background("credential changes", move |stop| {
             let service = teller.clone();
             async move { service.tell_changes(stop).await }
+        })
+        .background("rates", move |stop| {
+            let service = rates.clone();
+            async move { service.forget_rates(stop).await }
         })
         .background("spares", move |stop| {
             let db = db.clone();

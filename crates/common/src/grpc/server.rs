@@ -11,6 +11,7 @@ use tracing::Instrument as _;
 use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
 use crate::ctx::{ActorKind, RequestCtx};
 use crate::error::{Code, Error, Result};
+use crate::idempotency::{self, Idempotency};
 use crate::policy::{MethodPolicy, Scope};
 use crate::token::Verifier;
 
@@ -53,6 +54,7 @@ impl AuthLayer {
         })?;
         let id = headers.get(REQUEST_ID_HEADER).and_then(|v| v.to_str().ok()).unwrap_or_default();
         ctx.request_id = id.chars().take(64).collect();
+        ctx.idempotency = headers.get(idempotency::HEADER).and_then(Idempotency::from_header);
         may_call(policy, &ctx)?;
         Ok((ctx, policy))
     }
@@ -138,6 +140,7 @@ where
                     span.record("tenant", tenant.as_str());
                 }
                 request.headers_mut().remove(TOKEN_HEADER);
+                request.headers_mut().remove(idempotency::HEADER);
                 request.extensions_mut().insert(ctx);
                 Box::pin(inner.call(request).instrument(span))
             }
@@ -160,6 +163,7 @@ mod tests {
             role,
             scopes: None,
             request_id: "req_1".into(),
+            idempotency: None,
         }
     }
 

@@ -2,9 +2,11 @@
 
 pub(crate) mod cache;
 
+use std::net::IpAddr;
+use std::time::Duration;
+
 use http::{HeaderMap, header};
 use nitejar_common::RequestCtx;
-use nitejar_common::clock::Clock;
 use nitejar_common::ctx::{Actor, ActorKind};
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::key::{self, KeyKind};
@@ -15,8 +17,10 @@ use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use nitejar_proto::tenancy::v1::ResolveCredentialRequest;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 
-use crate::upstreams::Services;
-use cache::Credentials;
+use crate::service::Gateway;
+
+/// Everything waits for this answer.
+const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Who asks, before we know whether they may.
 #[derive(Clone, Debug)]
@@ -65,21 +69,46 @@ pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<(KeyKind, &str)>> 
     Ok(Some((kind, token)))
 }
 
+/// A credential, and where it is to be used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Question<'a> {
+    pub(crate) request_id: &'a str,
+    pub(crate) kind: KeyKind,
+    pub(crate) token: &'a str,
+    /// Empty: in none.
+    pub(crate) org: &'a str,
+    /// Answers for a credential that is not good.
+    pub(crate) address: Option<IpAddr>,
+}
+
 /// Who is behind a key, and what they are in the organization asked for: as kept, or as tenancy says.
-pub(crate) async fn resolve(
-    services: &Services,
-    kept: &Credentials,
-    clock: &dyn Clock,
-    request_id: &str,
-    kind: KeyKind,
-    token: &str,
-    org: &str,
-) -> Result<Caller> {
-    let me = RequestCtx::service("gateway", clock).with_request_id(request_id);
-    let hash = key::sha256(token);
+pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result<Caller> {
+    let hash = key::sha256(question.token);
+    if question.kind != KeyKind::Runner
+        && let Some(caller) = gateway.credentials.get(&hash, question.org)
+    {
+        return Ok(caller);
+    }
+    // Charged before anybody is asked, so that many at once are charged too.
+    question.address.map(|address| gateway.limits.take_address(address)).transpose()?;
+    let found = ask(gateway, question, hash).await;
+    if let (Some(address), false) = (question.address, found.as_ref().is_err_and(is_invalid)) {
+        gateway.limits.give_back(address);
+    }
+    found
+}
+
+fn is_invalid(error: &Error) -> bool {
+    error.code() == Code::InvalidCredential
+}
+
+async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Result<Caller> {
+    let Question { request_id, kind, org, .. } = question;
+    let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
+    let (services, kept) = (&gateway.services, &gateway.credentials);
     if kind == KeyKind::Runner {
         let message = ResolveRunnerRequest { token_sha256: hash.to_vec().into() };
-        let request = services.sprites.request(&me, message)?;
+        let request = services.sprites.request_within(&me, message, DEADLINE)?;
         let found = SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await;
         let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
         return Ok(Caller {
@@ -89,12 +118,9 @@ pub(crate) async fn resolve(
             home: Some(found.org_id),
         });
     }
-    if let Some(caller) = kept.get(&hash, org) {
-        return Ok(caller);
-    }
     let asked = kept.ask();
     let message = ResolveCredentialRequest { key_sha256: hash.to_vec(), org_id: org.to_owned() };
-    let request = services.tenancy.request(&me, message)?;
+    let request = services.tenancy.request_within(&me, message, DEADLINE)?;
     let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
     let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
     let actor_kind = match found.actor_kind.as_str() {
@@ -119,5 +145,5 @@ pub(crate) async fn resolve(
 }
 
 fn same_for_all(error: Error) -> Error {
-    if error.code() == Code::InvalidCredential { invalid() } else { error }
+    if is_invalid(&error) { invalid() } else { error }
 }

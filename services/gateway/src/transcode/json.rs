@@ -40,6 +40,38 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Feeds a hash so that two bodies that say the same, in whatever order of keys and with whatever blanks, give the same.
+    pub fn digest(&self, hash: &mut impl sha2::Digest) {
+        let mut text = |tag: u8, bytes: &[u8]| {
+            hash.update([tag]);
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        match self {
+            Self::Null => text(0, &[]),
+            Self::Bool(b) => text(1, &[u8::from(*b)]),
+            Self::Unsigned(n) => text(2, &n.to_be_bytes()),
+            Self::Signed(n) => text(3, &n.to_be_bytes()),
+            Self::Float(f) => text(4, &f.to_be_bytes()),
+            Self::Text(t) => text(5, t.as_bytes()),
+            Self::List(items) => {
+                text(6, &(items.len() as u64).to_be_bytes());
+                items.iter().for_each(|item| item.digest(hash));
+            }
+            Self::Object(fields) => {
+                text(7, &(fields.len() as u64).to_be_bytes());
+                let mut fields: Vec<_> = fields.iter().collect();
+                fields.sort_by(|a, b| a.0.cmp(&b.0));
+                for (name, value) in fields {
+                    Self::Text(name.clone()).digest(hash);
+                    value.digest(hash);
+                }
+            }
+        }
+    }
+}
+
 /// Reads a body; the text says what is wrong with it.
 pub fn parse(body: &[u8]) -> Result<Node, String> {
     let mut reader = serde_json::Deserializer::from_slice(body);
@@ -132,6 +164,29 @@ mod tests {
             assert!(error.contains(why), "{error} does not say {why}");
         }
         assert!(parse(b"\"\xff\"").is_err());
+    }
+
+    #[test]
+    fn bodies_that_say_the_same_have_one_digest() {
+        let digest = |text: &str| {
+            let mut hash = sha2::Sha256::default();
+            parse(text.as_bytes()).unwrap().digest(&mut hash);
+            sha2::Digest::finalize(hash)
+        };
+        assert_eq!(digest(r#"{"a":1,"b":[{},null]}"#), digest(r#" {"b": [ {}, null ], "a": 1} "#));
+        let all = [
+            r#"{"a":1}"#,
+            r#"{"a":-1}"#,
+            r#"{"a":"1"}"#,
+            r#"{"a":[1]}"#,
+            r#"{"a":{}}"#,
+            r#"{"a":null}"#,
+            "{}",
+        ];
+        for (i, one) in all.iter().enumerate() {
+            assert!(all[i + 1..].iter().all(|other| digest(one) != digest(other)), "{one}");
+        }
+        assert_ne!(digest(r#"["a","b"]"#), digest(r#"["ab"]"#));
     }
 
     #[test]

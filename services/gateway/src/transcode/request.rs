@@ -11,6 +11,8 @@ use super::rules;
 
 /// The field that If-Match fills, and that ETag shows.
 pub const ETAG: &str = "etag";
+/// The answer's field that continues a list.
+pub const NEXT_PAGE: &str = "next_page_token";
 /// The field that says which others a PATCH writes.
 const MASK: &str = "update_mask";
 

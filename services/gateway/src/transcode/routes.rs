@@ -20,6 +20,8 @@ pub struct Route {
     pub plan: Option<Plan>,
     /// The number of the answer's `etag`, where it has one.
     pub etag: Option<u32>,
+    /// The number of the answer's `next_page_token`, where it has one.
+    pub next_page: Option<u32>,
     segments: Vec<Segment>,
     /// After the last colon, such as `leave`.
     verb: Option<String>,
@@ -102,7 +104,9 @@ impl Route {
             });
         let answer = method.output();
         let etag = answer.get_field_by_name(request::ETAG).map(|field| field.number());
-        Some(Self { policy, plan: Plan::new(&answer), etag, segments: segments.collect(), verb, method })
+        let next_page = answer.get_field_by_name(request::NEXT_PAGE).map(|field| field.number());
+        let segments = segments.collect();
+        Some(Self { policy, plan: Plan::new(&answer), etag, next_page, segments, verb, method })
     }
 
     /// The names of its path variables.

@@ -23,15 +23,17 @@ const CHECK: Duration = Duration::from_secs(1);
 pub type Check = Box<dyn Fn() -> BoxFuture<'static, Result<()>> + Send>;
 
 /// Each message one event, with its `sequence` as id. An error in mid-stream is an event too: the status line is gone.
-/// Dropping the body drops the upstream stream, which cancels it there.
+/// Dropping the body drops the upstream stream, which cancels it there, and gives back its `place`.
 pub fn body(
     upstream: Streaming<Bytes>,
     descriptor: MessageDescriptor,
     check: Check,
+    place: impl Send + 'static,
     request_id: String,
 ) -> Body {
     let now = Instant::now();
-    let state = Events { upstream, descriptor, check, request_id, checked: now, spoke: now };
+    let place = Box::new(place);
+    let state = Events { upstream, descriptor, check, _place: place, request_id, checked: now, spoke: now };
     let events = stream::unfold(Some(state), async |state| state?.next().await);
     Body::from_stream(events.map(Ok::<Bytes, Infallible>))
 }
@@ -40,6 +42,8 @@ struct Events {
     upstream: Streaming<Bytes>,
     descriptor: MessageDescriptor,
     check: Check,
+    /// Held for as long as the stream lives.
+    _place: Box<dyn Send>,
     request_id: String,
     checked: Instant,
     spoke: Instant,

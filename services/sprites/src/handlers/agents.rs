@@ -68,9 +68,9 @@ impl Agents for Service {
         let details = [("handle", row.handle.clone()), ("sprite", row.sprite_id.clone())];
         let target = ("agent", row.id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "agent.created", target, &details).await?;
-        tx.commit().await?;
+        let answer = tx.answer(to_pb(row)).await?;
         self.unsettled.notify_one();
-        Ok(Response::new(to_pb(row)))
+        Ok(answer)
     }
 
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
@@ -114,21 +114,19 @@ impl Agents for Service {
         let r = request.into_inner();
         let mask = r.update_mask.map(|m| m.paths).unwrap_or_default();
         let config = r.config.map(from_pb).unwrap_or_default();
-        let row = self
-            .change(&ctx, &r.agent_id, "agent.updated", &[("fields", mask.join(","))], |row| {
-                for path in &mask {
-                    match path.as_str() {
-                        "name" if r.name.trim().is_empty() => {
-                            return Err(Error::invalid("/name", "must not be empty"));
-                        }
-                        "name" => row.name.clone_from(&r.name),
-                        path => row.config.apply(&config, path)?,
+        self.change(&ctx, &r.agent_id, "agent.updated", &[("fields", mask.join(","))], |row| {
+            for path in &mask {
+                match path.as_str() {
+                    "name" if r.name.trim().is_empty() => {
+                        return Err(Error::invalid("/name", "must not be empty"));
                     }
+                    "name" => row.name.clone_from(&r.name),
+                    path => row.config.apply(&config, path)?,
                 }
-                Ok(())
-            })
-            .await?;
-        Ok(Response::new(to_pb(row)))
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn pause_agent(
@@ -141,7 +139,7 @@ impl Agents for Service {
             row.state = "paused".into();
             Ok(())
         };
-        Ok(Response::new(to_pb(self.change(&ctx, id, "agent.paused", &[], pause).await?)))
+        self.change(&ctx, id, "agent.paused", &[], pause).await
     }
 
     async fn resume_agent(
@@ -154,10 +152,10 @@ impl Agents for Service {
             row.state = "active".into();
             Ok(())
         };
-        let row = self.change(&ctx, id, "agent.resumed", &[], resume).await?;
+        let answer = self.change(&ctx, id, "agent.resumed", &[], resume).await?;
         self.wake.ring([id.as_str()]);
         self.unsettled.notify_one();
-        Ok(Response::new(to_pb(row)))
+        Ok(answer)
     }
 
     async fn delete_agent(
@@ -202,18 +200,18 @@ impl Service {
         action: &str,
         details: &[(&str, String)],
         change: impl FnOnce(&mut AgentRow) -> Result<()>,
-    ) -> Result<AgentRow> {
+    ) -> Result<Response<pb::Agent>, Status> {
         let mut tx = self.db.tenant(ctx).await?;
-        let mut row = agents::lock(tx.conn(), id).await?.ok_or_else(|| no_agent(id))?;
+        let row = agents::lock(tx.conn(), id).await.map_err(Error::from)?;
+        let mut row = row.ok_or_else(|| no_agent(id))?;
         let before = (row.name.clone(), row.state.clone(), row.config.clone());
         change(&mut row)?;
         if before != (row.name.clone(), row.state.clone(), row.config.clone()) {
             row.updated_at = self.clock.now();
-            agents::save(tx.conn(), &row).await?;
+            agents::save(tx.conn(), &row).await.map_err(Error::from)?;
             nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("agent", id), details).await?;
         }
-        tx.commit().await?;
-        Ok(row)
+        tx.answer(to_pb(row)).await
     }
 
     /// Cancels jobs that are locked in this transaction: what ran is counted, what waited is given back.

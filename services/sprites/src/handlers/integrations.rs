@@ -38,11 +38,8 @@ impl Integrations for Service {
         tx.commit().await?;
         let mut tx = self.db.control().await?;
         github::begin_install(tx.conn(), &hash, &ctx, expires_at).await.map_err(Error::from)?;
-        tx.commit().await?;
-        Ok(Response::new(pb::StartGithubInstallResponse {
-            url: app.install_url(&state),
-            expires_at: Some(to_proto(expires_at)),
-        }))
+        let url = app.install_url(&state);
+        tx.answer(&ctx, pb::StartGithubInstallResponse { url, expires_at: Some(to_proto(expires_at)) }).await
     }
 
     async fn finish_github_install(

@@ -63,8 +63,8 @@ impl Jobs for Service {
                 .into());
             }
         }
-        tx.commit().await?;
-        Ok(Response::new(to_pb(self.job(&ctx, id).await?)))
+        let job = jobs::get(tx.conn(), id).await.map_err(Error::from)?.ok_or_else(|| no_job(id))?;
+        tx.answer(to_pb(job)).await
     }
 
     async fn retry_job(&self, request: Request<pb::RetryJobRequest>) -> Result<Response<pb::Job>, Status> {
@@ -85,9 +85,10 @@ impl Jobs for Service {
         queue::requeue(tx.conn(), id, &job.agent_id, self.clock.now()).await.map_err(Error::from)?;
         let details = [("was", job.state)];
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "job.retried", ("job", id), &details).await?;
-        tx.commit().await?;
+        let job = jobs::get(tx.conn(), id).await.map_err(Error::from)?.ok_or_else(|| no_job(id))?;
+        let answer = tx.answer(to_pb(job)).await?;
         self.taken_in();
-        Ok(Response::new(to_pb(self.job(&ctx, id).await?)))
+        Ok(answer)
     }
 
     type StreamJobLogsStream = Pin<Box<dyn Stream<Item = Result<pb::JobLogEntry, Status>> + Send>>;

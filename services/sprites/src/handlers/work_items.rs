@@ -52,11 +52,13 @@ impl WorkItems for Service {
         let job_ids = work_items::jobs_of(tx.conn(), std::slice::from_ref(&intake.item.id))
             .await
             .map_err(Error::from)?;
-        tx.commit().await?;
-        if intake.new {
+        let new = intake.new;
+        let item = to_pb(intake.item, job_ids.into_iter().map(|(_, job)| job).collect());
+        let answer = tx.answer(item).await?;
+        if new {
             self.taken_in();
         }
-        Ok(Response::new(to_pb(intake.item, job_ids.into_iter().map(|(_, job)| job).collect())))
+        Ok(answer)
     }
 
     async fn get_work_item(

@@ -9,13 +9,14 @@ use nitejar_common::time::to_proto;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::tenancy_internal_server::TenancyInternal;
 use subtle::ConstantTimeEq as _;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
 use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
-use crate::store::secrets;
+use crate::store::{rates, secrets};
 
 #[tonic::async_trait]
 impl TenancyInternal for Service {
@@ -61,6 +62,32 @@ impl TenancyInternal for Service {
         Ok(Response::new(self.changes()))
     }
 
+    async fn share_rates(
+        &self,
+        request: Request<pb::ShareRatesRequest>,
+    ) -> Result<Response<pb::ShareRatesResponse>, Status> {
+        only(&ctx(&request)?.actor.id, "gateway")?;
+        let counts = request.into_inner().counts;
+        if counts.len() > 5_000 || counts.iter().any(|c| c.subject.len() != 16) {
+            return Err(Error::invalid("/counts", "must be at most 5000, of subjects with 16 bytes").into());
+        }
+        let (mut subjects, mut minutes, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+        for c in counts {
+            subjects.push(c.subject);
+            minutes.push(c.window);
+            numbers.push(i64::try_from(c.count).unwrap_or(i64::MAX));
+        }
+        let sums = rates::add(&mut *self.db.control_once().await?, &subjects, &minutes, &numbers)
+            .await
+            .map_err(Error::from)?;
+        let counts = sums.into_iter().map(|(subject, window, count)| pb::RateCount {
+            subject,
+            window,
+            count: u64::try_from(count).unwrap_or(0),
+        });
+        Ok(Response::new(pb::ShareRatesResponse { counts: counts.collect() }))
+    }
+
     async fn open_secrets(
         &self,
         request: Request<pb::OpenSecretsRequest>,
@@ -101,6 +128,18 @@ impl TenancyInternal for Service {
 }
 
 impl Service {
+    /// Forgets what no window looks at any more, until told to stop.
+    pub(crate) async fn forget_rates(&self, stop: CancellationToken) -> Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
+            }
+            let minute = self.clock.now().timestamp() / 60;
+            rates::forget(&mut *self.db.control_once().await?, minute - 3).await?;
+        }
+    }
+
     /// Off the caller's path: whether the note succeeds is not their concern.
     fn note_use(&self, key_id: String) {
         let this = self.clone();

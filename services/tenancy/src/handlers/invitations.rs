@@ -58,11 +58,8 @@ impl Invitations for Service {
         let target = ("invitation", row.id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.created", target, &details)
             .await?;
-        tx.commit().await?;
-        Ok(Response::new(pb::CreateInvitationResponse {
-            invitation: Some(to_pb(row)),
-            token: token.expose().to_owned(),
-        }))
+        let token = token.expose().to_owned();
+        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row)), token }).await
     }
 
     async fn list_invitations(
@@ -164,8 +161,7 @@ impl Invitations for Service {
                 .await?;
             member
         };
-        tx.commit().await?;
-        Ok(Response::new(pb::AcceptInvitationResponse { org_id: org, member: Some(members::to_pb(member)) }))
+        tx.answer(pb::AcceptInvitationResponse { org_id: org, member: Some(members::to_pb(member)) }).await
     }
 }
 

@@ -48,11 +48,8 @@ impl Keys for Service {
             [("name", row.name.clone()), ("role", row.role.clone()), ("scopes", row.scopes.join(","))];
         let target = ("key", row.id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "key.created", target, &details).await?;
-        tx.commit().await?;
-        Ok(Response::new(pb::CreateKeyResponse {
-            key: Some(to_pb(row, None)),
-            secret: secret.expose().to_owned(),
-        }))
+        let secret = secret.expose().to_owned();
+        tx.answer(pb::CreateKeyResponse { key: Some(to_pb(row, None)), secret }).await
     }
 
     async fn list_keys(

@@ -62,8 +62,8 @@ impl Members for Service {
         request: Request<pb::RemoveMemberRequest>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
         let ctx = ctx(&request)?;
-        self.end_membership(&ctx, &request.get_ref().user_id, "member.removed").await?;
-        Ok(Response::new(pb::RemoveMemberResponse {}))
+        let tx = self.end_membership(&ctx, &request.get_ref().user_id, "member.removed").await?;
+        tx.answer(pb::RemoveMemberResponse {}).await
     }
 
     async fn leave_org(
@@ -72,19 +72,20 @@ impl Members for Service {
     ) -> Result<Response<pb::LeaveOrgResponse>, Status> {
         let ctx = ctx(&request)?;
         let user = ctx.require_user()?.to_owned();
-        self.end_membership(&ctx, &user, "member.left").await?;
-        Ok(Response::new(pb::LeaveOrgResponse {}))
+        let tx = self.end_membership(&ctx, &user, "member.left").await?;
+        tx.answer(pb::LeaveOrgResponse {}).await
     }
 }
 
 impl Service {
-    async fn end_membership(&self, ctx: &RequestCtx, user: &str, action: &str) -> Result<()> {
+    /// Ends a membership in a transaction that is still to be committed.
+    async fn end_membership(&self, ctx: &RequestCtx, user: &str, action: &str) -> Result<TenantTx> {
         let mut tx = self.db.tenant(ctx).await?;
         let row = ending_membership(&mut tx, ctx, user, false).await?;
         members::delete(tx.conn(), user).await?;
         let details = [("role", row.role)];
         nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("member", user), &details).await?;
-        tx.commit().await
+        Ok(tx)
     }
 }
 

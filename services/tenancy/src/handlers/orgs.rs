@@ -23,9 +23,12 @@ impl Orgs for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let row = Service::create_org(self, &ctx, &r.slug, &r.name).await?;
+        let mut tx = self.db.control().await?;
+        orgs::activate(tx.conn(), &row.id).await.map_err(Error::from)?;
+        let row = OrgsRow { state: "active".into(), ..row };
         // As it was just written: reading it back would say nothing else.
         let made = OrgRow { name: row.name.clone(), settings: Json(Settings::default()), version: 1 };
-        Ok(Response::new(to_pb(row, made, Some(Role::Owner))))
+        tx.answer(&ctx, to_pb(row, made, Some(Role::Owner))).await
     }
 
     async fn list_orgs(

@@ -41,8 +41,7 @@ impl Users for Service {
         })?;
         let details = [("email", user.email.clone())];
         self.audit_platform(tx.conn(), &ctx, "user.created", ("user", &user.id), &details).await?;
-        tx.commit().await?;
-        Ok(Response::new(to_pb(user)))
+        tx.answer(&ctx, to_pb(user)).await
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::User>, Status> {
@@ -67,17 +66,17 @@ impl Users for Service {
             .map_err(Error::from)?;
         let details = [("user", user.id.clone()), ("name", r.name.clone())];
         self.audit_platform(tx.conn(), &ctx, "user_key.created", ("key", &id), &details).await?;
-        tx.commit().await?;
         let key = pb::Key {
             id,
             name: r.name,
             prefix: key::display_prefix(&secret),
             expires_at: expires_at.map(to_proto),
             created_at: Some(to_proto(now)),
-            created_by: ctx.actor.id,
+            created_by: ctx.actor.id.clone(),
             ..pb::Key::default()
         };
-        Ok(Response::new(pb::CreateKeyResponse { key: Some(key), secret: secret.expose().to_owned() }))
+        let secret = secret.expose().to_owned();
+        tx.answer(&ctx, pb::CreateKeyResponse { key: Some(key), secret }).await
     }
 
     async fn get_me(&self, request: Request<pb::GetMeRequest>) -> Result<Response<pb::User>, Status> {

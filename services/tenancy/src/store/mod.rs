@@ -6,5 +6,6 @@ pub mod keys;
 pub mod members;
 pub mod org;
 pub mod orgs;
+pub mod rates;
 pub mod secrets;
 pub mod users;

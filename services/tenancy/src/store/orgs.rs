@@ -18,12 +18,15 @@ pub struct OrgsRow {
     pub state: String,
     /// Since when.
     pub created_at: DateTime<Utc>,
+    /// The request that asked for it, when it had an `Idempotency-Key`.
+    pub asked_with: Option<Vec<u8>>,
 }
 
 /// Takes a slug for a new organization; the one that has it already, when it is taken.
 pub async fn reserve(conn: &mut PgConnection, org: &OrgsRow) -> sqlx::Result<OrgsRow> {
     let made = sqlx::query(
-        "INSERT INTO orgs (id, slug, name, created_by, state, created_at) VALUES ($1, $2, $3, $4, 'provisioning', $5) \
+        "INSERT INTO orgs (id, slug, name, created_by, state, created_at, asked_with) \
+         VALUES ($1, $2, $3, $4, 'provisioning', $5, $6) \
          ON CONFLICT (slug) DO NOTHING",
     )
     .bind(&org.id)
@@ -31,20 +34,23 @@ pub async fn reserve(conn: &mut PgConnection, org: &OrgsRow) -> sqlx::Result<Org
     .bind(&org.name)
     .bind(&org.created_by)
     .bind(org.created_at)
+    .bind(&org.asked_with)
     .execute(&mut *conn)
     .await?;
     if made.rows_affected() == 1 {
         return Ok(org.clone());
     }
-    sqlx::query_as("SELECT id, slug, name, created_by, state, created_at FROM orgs WHERE slug = $1")
-        .bind(&org.slug)
-        .fetch_one(conn)
-        .await
+    sqlx::query_as(
+        "SELECT id, slug, name, created_by, state, created_at, asked_with FROM orgs WHERE slug = $1",
+    )
+    .bind(&org.slug)
+    .fetch_one(conn)
+    .await
 }
 
 /// One organization.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<OrgsRow>> {
-    sqlx::query_as("SELECT id, slug, name, created_by, state, created_at FROM orgs WHERE id = $1")
+    sqlx::query_as("SELECT id, slug, name, created_by, state, created_at, asked_with FROM orgs WHERE id = $1")
         .bind(id)
         .fetch_optional(conn)
         .await
@@ -59,7 +65,7 @@ pub async fn activate(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
 /// Left half-way: created before `before` and still not active.
 pub async fn unfinished(conn: &mut PgConnection, before: DateTime<Utc>) -> sqlx::Result<Vec<OrgsRow>> {
     sqlx::query_as(
-        "SELECT id, slug, name, created_by, state, created_at FROM orgs \
+        "SELECT id, slug, name, created_by, state, created_at, asked_with FROM orgs \
          WHERE state = 'provisioning' AND created_at < $1 ORDER BY created_at LIMIT 100",
     )
     .bind(before)

@@ -1,0 +1,165 @@
+//! Rate limits, page tokens, compression and what a gateway does when services are in trouble.
+
+use std::time::Duration;
+
+use nitejar_dev::client::{Answer, Client, text};
+use nitejar_dev::settings::Tweaks;
+use nitejar_dev::split::Split;
+use nitejar_dev::stack;
+use nitejar_dev::test_stack::{TestStack, ground, organization, person, target_dir, test_tweaks};
+use reqwest::Method;
+use serde_json::json;
+
+use crate::world::World;
+
+async fn get(client: &Client, path: &str) -> Answer {
+    client.call(Method::GET, path, None).await.unwrap()
+}
+
+fn header<'a>(answer: &'a Answer, name: &str) -> &'a str {
+    answer.headers.get(name).map_or("", |v| v.to_str().unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_are_told_kept_and_shared_between_gateways() {
+    let tweaks = Tweaks { rate_limits: [300, 1_000_000, 20], ..test_tweaks() };
+    let mut stack = TestStack::start_with(tweaks.clone()).await.unwrap();
+    let second = stack.another_gateway_with(&tweaks).await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (ada, _) = person(&operator, "ada").await.unwrap();
+    let (ben, _) = person(&operator, "ben").await.unwrap();
+    let org = organization(&ada).await.unwrap();
+    let path = format!("/v1/orgs/{org}");
+
+    let first = get(&ada, &path).await;
+    assert_eq!(header(&first, "ratelimit-policy"), "\"default\";q=300;w=60");
+    assert!(header(&first, "ratelimit").starts_with("\"default\";r=29"), "{}", header(&first, "ratelimit"));
+
+    // In turns at both gateways, in more than one exchange of counts.
+    let elsewhere = ada.at(&second);
+    let (mut served, mut refused) = (1, 0);
+    while refused < 40 {
+        for client in [&ada, &elsewhere] {
+            let answer = get(client, &path).await;
+            match answer.status {
+                200 => served += 1,
+                429 => {
+                    refused += 1;
+                    assert_eq!(answer.body["code"], "rate_limited");
+                    let wait: u64 = header(&answer, "retry-after").parse().unwrap();
+                    assert!((1..=61).contains(&wait), "{wait}");
+                    assert!(header(&answer, "ratelimit").starts_with("\"default\";r=0;t="));
+                }
+                status => panic!("{status} {}", answer.body),
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // The organization's creation counted too. What one gateway admits within half a second may come on top; a window
+    // that ends meanwhile gives something back.
+    assert!((250..=420).contains(&served), "{served} served of 300");
+    // Nobody else's business.
+    assert_eq!(get(&ben, "/v1/me").await.status, 200);
+
+    // An address that shows bad keys is held up, and with it no key that is good.
+    let bad = ada.with_key(nitejar_common::key::generate(nitejar_common::key::KeyKind::Api).expose());
+    let mut codes = Vec::new();
+    for _ in 0..40 {
+        codes.push(text(&get(&bad, "/v1/me").await.body, "code"));
+    }
+    let invalid = codes.iter().filter(|code| *code == "invalid_credential").count();
+    assert!((10..=21).contains(&invalid), "{invalid}");
+    assert_eq!(codes.last().unwrap(), "rate_limited");
+    assert_eq!(get(&ben, "/v1/me").await.status, 200);
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn page_tokens_are_good_for_their_own_list_and_answers_are_compressed() {
+    let stack = TestStack::start().await.unwrap();
+    let world = World::new(&stack).await;
+    let keys = format!("/v1/orgs/{}/keys", world.org);
+    for i in 0..12 {
+        let key = json!({ "name": format!("key with a long name to be compressed {i}"), "role": "viewer" });
+        world.owner.post(&keys, &key).await.unwrap();
+    }
+    assert_eq!(world.owner.all(&format!("{keys}?page_size=3"), "keys").await.unwrap().len(), 13);
+    let token = text(&get(&world.owner, &format!("{keys}?page_size=3")).await.body, "next_page_token");
+    assert_eq!(get(&world.owner, &format!("{keys}?page_token={token}")).await.status, 200);
+    let events = format!("/v1/orgs/{}/audit-events", world.org);
+    let unsigned = &token[24..];
+    for (who, path) in [
+        (&world.owner, format!("{events}?page_token={token}")),
+        (&world.owner, format!("{keys}?page_token={unsigned}")),
+        (&world.owner, format!("{keys}?page_token={token}A")),
+        (&world.owner, format!("{keys}?page_token=%00")),
+    ] {
+        let answer = get(who, &path).await;
+        assert_eq!(
+            (answer.status, &answer.body["errors"][0]["pointer"]),
+            (400, &json!("/page_token")),
+            "{path}"
+        );
+    }
+
+    for (accept, coding) in [("gzip", "gzip"), ("br", "br"), ("gzip;q=0", ""), ("identity", "")] {
+        let list =
+            world.owner.request(Method::GET, &keys).header("accept-encoding", accept).send().await.unwrap();
+        assert_eq!(list.headers().get("content-encoding").map_or("", |v| v.to_str().unwrap()), coding);
+        if coding == "gzip" {
+            let bytes = list.bytes().await.unwrap();
+            let plain = world.owner.get(&keys).await.unwrap().to_string();
+            assert!(bytes.starts_with(&[0x1f, 0x8b]) && bytes.len() * 2 < plain.len());
+        }
+    }
+    let small =
+        world.owner.request(Method::GET, "/v1/me").header("accept-encoding", "gzip").send().await.unwrap();
+    assert!(!small.headers().contains_key("content-encoding"));
+    stack.stop().await.unwrap();
+}
+
+/// Reads go on while a service is started again: they are repeated for the caller, who sees nothing or a documented 503.
+/// Writes are repeated by their caller, with a key.
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_of_other_services_see_nothing_of_a_restart() {
+    let (keys, places, _databases, dir) = ground().await.unwrap();
+    let github = stack::start_github(&keys, &places, None).await.unwrap();
+    let bin = target_dir().unwrap();
+    let mut split = Split::prepare(&keys, places.clone(), &test_tweaks(), dir.path(), &bin, true).unwrap();
+    split.spawn_all().unwrap();
+    stack::wait_ready(&places).await.unwrap();
+    let operator = Client::new(&places.gateway_url(), &keys.operator).unwrap();
+    let (ada, _) = person(&operator, "ada").await.unwrap();
+    let org = organization(&ada).await.unwrap();
+    let (members, agents) = (format!("/v1/orgs/{org}/members"), format!("/v1/orgs/{org}/agents"));
+    let stop = tokio_util::sync::CancellationToken::new();
+    let watch = |path: String| {
+        let (client, stop) = (ada.clone(), stop.clone());
+        tokio::spawn(async move {
+            let mut seen = std::collections::BTreeMap::<(u16, String), u32>::new();
+            while !stop.is_cancelled() {
+                let answer = get(&client, &path).await;
+                *seen.entry((answer.status, text(&answer.body, "code"))).or_default() += 1;
+                if answer.status == 503 {
+                    assert!(answer.headers.contains_key("retry-after"));
+                }
+            }
+            seen
+        })
+    };
+    let (unrelated, related) = (watch(members), watch(agents.clone()));
+    for _ in 0..3 {
+        split.kill("sprites").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        split.spawn("sprites").unwrap();
+        ada.until_ok(&agents, 30).await.unwrap();
+    }
+    stop.cancel();
+    let (unrelated, related) = (unrelated.await.unwrap(), related.await.unwrap());
+    assert_eq!(unrelated.keys().cloned().collect::<Vec<_>>(), [(200, String::new())], "{unrelated:?}");
+    let documented =
+        |(status, code): &(u16, String)| matches!((*status, code.as_str()), (200, "") | (503, "unavailable"));
+    assert!(related.keys().all(documented), "{related:?}");
+    split.stop().await;
+    drop(github);
+}

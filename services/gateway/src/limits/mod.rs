@@ -1,0 +1,225 @@
+//! Rate limits per key, per organization and per address, decided in this process and shared with the other replicas.
+//!
+//! Every [`SHARE`] each replica tells tenancy what it admitted, and hears what all did together. So a limit may be passed
+//! by what the other replicas admit in that time, and by nothing more; when tenancy is away, each replica limits alone.
+
+mod window;
+
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use nitejar_common::RequestCtx;
+use nitejar_common::clock::SharedClock;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::client::Upstream;
+use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
+use nitejar_proto::tenancy::v1::{RateCount, ShareRatesRequest};
+use quick_cache::sync::Cache;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use window::Left;
+use window::{WINDOW, Window};
+
+/// How often counts are shared.
+const SHARE: Duration = Duration::from_millis(500);
+/// Subjects that are remembered: some hundred bytes each.
+const MOST: usize = 200_000;
+/// Subjects told at a time.
+const TOLD: usize = 5_000;
+
+pub(crate) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+pub(crate) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+
+/// Requests a minute.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RateLimits {
+    /// Of one API key, or of one person's key.
+    pub key: u64,
+    /// Of one organization, by whomever.
+    pub org: u64,
+    /// Of one address (IPv6: one /64) without a credential that is known here.
+    pub address: u64,
+}
+
+impl Default for RateLimits {
+    fn default() -> Self {
+        Self { key: 6_000, org: 30_000, address: 600 }
+    }
+}
+
+type Subject = [u8; 16];
+
+/// Who may how often.
+pub(crate) struct Limits {
+    limits: RateLimits,
+    clock: SharedClock,
+    windows: Cache<Subject, Arc<Mutex<Window>>>,
+    /// Have something to tell.
+    touched: Mutex<std::collections::HashSet<Subject>>,
+}
+
+fn subject(kind: &str, id: &[u8]) -> Subject {
+    let hash: [u8; 32] = Sha256::new().chain_update(kind).chain_update(id).finalize().into();
+    let mut subject = Subject::default();
+    subject.copy_from_slice(&hash[..16]);
+    subject
+}
+
+fn address_subject(address: IpAddr) -> Subject {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => subject("address", &v4.octets()),
+        // A customer's network is a /64: its addresses are one.
+        IpAddr::V6(v6) => subject("address", &Ipv6Addr::to_bits(v6).to_be_bytes()[..8]),
+    }
+}
+
+impl Limits {
+    pub(crate) fn new(limits: RateLimits, clock: SharedClock) -> Self {
+        Self { limits, clock, windows: Cache::new(MOST), touched: Mutex::default() }
+    }
+
+    fn take(&self, what: &'static str, subject: Subject, limit: u64) -> Result<Left> {
+        let window = self.windows.get_or_insert_with(&subject, || Ok::<_, Error>(Arc::default()))?;
+        let taken = window.lock().unwrap_or_else(PoisonError::into_inner).take(limit, self.clock.now());
+        if taken.is_ok() {
+            self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(subject);
+        }
+        taken.map_err(|wait| {
+            let detail =
+                format!("More than {limit} requests a minute of this {what}. Wait as Retry-After says.");
+            Error::new(Code::RateLimited, detail).retry_after(Duration::from_secs(wait.as_secs() + 1))
+        })
+    }
+
+    /// Counts a request of somebody known; `left`: the tighter of their limits, also when it is passed.
+    pub(crate) fn take_known(
+        &self,
+        credential: &str,
+        ctx: &RequestCtx,
+        left: &mut Option<Left>,
+    ) -> Result<()> {
+        let key = (subject("key", credential.as_bytes()), self.limits.key, "key");
+        let org = ctx.tenant.as_ref().map(|org| subject("org", org.as_str().as_bytes()));
+        let org = org.map(|org| (org, self.limits.org, "organization"));
+        for (subject, limit, what) in std::iter::once(key).chain(org) {
+            let taken = self.take(what, subject, limit);
+            let after = match &taken {
+                Ok(after) => *after,
+                Err(error) => {
+                    Left { limit, remaining: 0, reset: error.retry_after_value().unwrap_or_default() }
+                }
+            };
+            if left.is_none_or(|left| after.remaining < left.remaining) {
+                *left = Some(after);
+            }
+            taken?;
+        }
+        Ok(())
+    }
+
+    /// The request was somebody's who is known: the address need not answer for it.
+    pub(crate) fn give_back(&self, address: IpAddr) {
+        if let Some(window) = self.windows.get(&address_subject(address)) {
+            window.lock().unwrap_or_else(PoisonError::into_inner).give_back();
+        }
+    }
+
+    /// Counts a request of which nobody knows yet who sends it.
+    pub(crate) fn take_address(&self, address: IpAddr) -> Result<Left> {
+        self.take("address", address_subject(address), self.limits.address)
+    }
+
+    /// Tells and hears, until told to stop.
+    pub(crate) async fn run(&self, tenancy: &Upstream, stop: CancellationToken) -> Result<()> {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                () = tokio::time::sleep(SHARE) => {}
+            }
+            if let Err(error) = self.share(tenancy).await {
+                tracing::warn!(error = %error.log_text(), "rate limits are not shared now: each replica counts alone");
+            }
+        }
+    }
+
+    async fn share(&self, tenancy: &Upstream) -> Result<()> {
+        let mut touched: Vec<Subject> = {
+            let mut touched = self.touched.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut *touched).into_iter().collect()
+        };
+        if touched.len() > TOLD {
+            // The rest waits for its turn.
+            let rest = touched.split_off(TOLD);
+            self.touched.lock().unwrap_or_else(PoisonError::into_inner).extend(rest);
+        }
+        let mut counts = Vec::with_capacity(touched.len());
+        for subject in &touched {
+            let Some(window) = self.windows.get(subject) else { continue };
+            if let Some((number, count)) = window.lock().unwrap_or_else(PoisonError::into_inner).share() {
+                counts.push(RateCount { subject: subject.to_vec(), window: number, count });
+            }
+        }
+        if counts.is_empty() {
+            return Ok(());
+        }
+        let me = RequestCtx::service("gateway", &*self.clock);
+        // Never repeated: counted twice it would refuse who may; lost, it admits a little more.
+        let request = tenancy.request_within(&me, ShareRatesRequest { counts }, Duration::from_secs(2))?;
+        let totals = TenancyInternalClient::new(tenancy.channel()).share_rates(request).await?.into_inner();
+        for total in totals.counts {
+            let Ok(subject) = Subject::try_from(total.subject.as_slice()) else { continue };
+            if let Some(window) = self.windows.get(&subject) {
+                window.lock().unwrap_or_else(PoisonError::into_inner).learn(total.window, total.count);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Tells the caller how they stand.
+pub(crate) fn tell(headers: &mut HeaderMap, left: Left) {
+    let policy = format!("\"default\";q={};w={WINDOW}", left.limit);
+    let now = format!("\"default\";r={};t={}", left.remaining, left.reset.as_secs().max(1));
+    for (name, text) in [(POLICY, policy), (LIMIT, now)] {
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nitejar_common::clock::{SystemClock, system};
+    use nitejar_common::id::OrgId;
+
+    use super::*;
+
+    #[test]
+    fn each_subject_has_its_own_limit() {
+        let limits = Limits::new(RateLimits { key: 3, org: 4, address: 2 }, system());
+        let ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
+        let count = |key: &str, ctx: &RequestCtx| {
+            (0..9).filter(|_| limits.take_known(key, ctx, &mut None).is_ok()).count()
+        };
+        assert_eq!(count("one", &ctx), 3);
+        assert_eq!(count("two", &ctx), 1, "the organization's are used up");
+        let other = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
+        assert_eq!(count("three", &other), 3);
+        let address =
+            |text: &str| (0..9).filter(|_| limits.take_address(text.parse().unwrap()).is_ok()).count();
+        assert_eq!(address("192.0.2.1"), 2);
+        assert_eq!(address("::ffff:192.0.2.1"), 0, "the same address");
+        assert_eq!(address("192.0.2.2"), 2);
+        assert_eq!(address("2001:db8::1"), 2);
+        assert_eq!(address("2001:db8::ffff:1"), 0, "the same network");
+        assert_eq!(address("2001:db8:0:1::1"), 2);
+        let refused = limits.take_address("192.0.2.1".parse().unwrap()).unwrap_err();
+        assert_eq!(refused.code(), Code::RateLimited);
+        assert!(refused.retry_after_value().unwrap() <= Duration::from_secs(121));
+    }
+}
