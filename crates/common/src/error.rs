@@ -54,6 +54,8 @@ codes! {
     InvalidSignature = "invalid_signature", 401, Unauthenticated;
     /// You lack a permission.
     PermissionDenied = "permission_denied", 403, PermissionDenied;
+    /// A browser sent this from another site.
+    CrossSite = "cross_site", 403, PermissionDenied;
     /// There is no such thing.
     NotFound = "not_found", 404, NotFound;
     /// The method is not allowed here.
@@ -66,6 +68,8 @@ codes! {
     LastOwner = "last_owner", 409, FailedPrecondition;
     /// The invitation can't be accepted any more.
     InvitationUnusable = "invitation_unusable", 409, FailedPrecondition;
+    /// The link can't be used.
+    SignInLinkUnusable = "sign_in_link_unusable", 409, FailedPrecondition;
     /// The installation belongs to another organization.
     InstallationBound = "installation_bound", 409, FailedPrecondition;
     /// The lease has ended; somebody else may hold it.

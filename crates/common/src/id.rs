@@ -60,6 +60,8 @@ kinds! {
     Event EventId = "evt";
     /// A quota reservation.
     Reservation ReservationId = "rsv";
+    /// A browser that is signed in.
+    Session SessionId = "session";
     /// A lease of API calls.
     Lease LeaseId = "lease";
     /// A request.

@@ -20,10 +20,24 @@ pub enum KeyKind {
     Runner,
     /// Joining an organization: `nji_`.
     Invitation,
+    /// A browser that is signed in: `njs_`, in a cookie.
+    Session,
+    /// What a link by e-mail holds: `njl_`.
+    SignIn,
+    /// A browser that asked for a link: `njb_`, in a cookie.
+    Browser,
 }
 
 impl KeyKind {
-    const ALL: [KeyKind; 4] = [Self::Api, Self::Operator, Self::Runner, Self::Invitation];
+    const ALL: [KeyKind; 7] = [
+        Self::Api,
+        Self::Operator,
+        Self::Runner,
+        Self::Invitation,
+        Self::Session,
+        Self::SignIn,
+        Self::Browser,
+    ];
 
     /// With the underscore.
     pub fn prefix(self) -> &'static str {
@@ -32,6 +46,9 @@ impl KeyKind {
             Self::Operator => "njo_",
             Self::Runner => "njr_",
             Self::Invitation => "nji_",
+            Self::Session => "njs_",
+            Self::SignIn => "njl_",
+            Self::Browser => "njb_",
         }
     }
 }

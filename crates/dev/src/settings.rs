@@ -20,6 +20,10 @@ pub struct Places {
     pub probes: BTreeMap<&'static str, SocketAddr>,
     /// The fake GitHub.
     pub github: SocketAddr,
+    /// Where the mailbox takes mail.
+    pub smtp: SocketAddr,
+    /// The mailbox's page.
+    pub mailbox: SocketAddr,
     /// Sprites' directories.
     pub sprites: PathBuf,
     /// The runner's binary.
@@ -55,6 +59,8 @@ impl Places {
             main,
             probes,
             github: free()?,
+            smtp: free()?,
+            mailbox: free()?,
             sprites: sprites.to_owned(),
             runner: runner.to_owned(),
             databases,
@@ -98,6 +104,8 @@ pub struct Tweaks {
     pub spares: u32,
     /// Requests a minute of a key, an organization, an address without a credential.
     pub rate_limits: [u64; 3],
+    /// A session's secret is replaced after so many seconds.
+    pub rotate_seconds: u32,
 }
 
 impl Default for Tweaks {
@@ -112,6 +120,7 @@ impl Default for Tweaks {
             bucket_connections: 4,
             spares: 8,
             rate_limits: [6_000, 30_000, 600],
+            rotate_seconds: 3_600,
         }
     }
 }
@@ -151,6 +160,9 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
         match name {
             "tenancy" => {
                 config["sandbox"] = true.into();
+                config["public_url"] = places.gateway_url().into();
+                config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
+                config["session"] = json!({ "rotate_seconds": tweaks.rotate_seconds });
                 config["master_key"] = keys.master.clone().into();
                 config["operators"] = json!({ "sandbox": hex::encode(key::sha256(&keys.operator)) });
             }

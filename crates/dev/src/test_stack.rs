@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use nitejar_common::clock;
 use nitejar_db::testing::{TestDatabase, database};
 use nitejar_testkit::github::FakeGithub;
+use nitejar_testkit::mailbox::Mailbox;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -24,6 +25,8 @@ pub struct TestStack {
     pub places: Places,
     /// The fake GitHub.
     pub github: FakeGithub,
+    /// Its mail.
+    pub mailbox: Mailbox,
     /// Service → its database.
     pub databases: BTreeMap<&'static str, TestDatabase>,
     /// Holds Sprites and logs.
@@ -73,9 +76,10 @@ impl TestStack {
     pub async fn start_with(tweaks: Tweaks) -> Result<Self> {
         let (keys, places, databases, dir) = ground().await?;
         let github = stack::start_github(&keys, &places, None).await?;
+        let mailbox = Mailbox::start(places.smtp, places.mailbox).await?;
         let stack = Stack::start(&keys, places.clone(), &tweaks, clock::system()).await?;
         stack::wait_ready(&places).await?;
-        Ok(Self { keys, places, github, databases, dir, stack: Some(stack) })
+        Ok(Self { keys, places, github, mailbox, databases, dir, stack: Some(stack) })
     }
 
     /// For the demo's story.

@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use nitejar_common::clock;
 use nitejar_runtime::config::TelemetryConfig;
 use nitejar_runtime::telemetry;
+use nitejar_testkit::mailbox::Mailbox;
 use nitejar_testkit::postgres::{Cluster, Durability};
 use serde_json::json;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
@@ -110,6 +111,7 @@ pub async fn run(args: Args) -> Result<()> {
     let config = TelemetryConfig { otlp_endpoint: args.otlp, log: args.log, log_format: "auto".into() };
     let guard = telemetry::init("up", &config).map_err(|e| anyhow::anyhow!("telemetry: {e}"))?;
     let github = stack::start_github(&keys, &places, Some(data.join("github.json"))).await?;
+    let mailbox = Mailbox::start(places.smtp, places.mailbox).await?;
     let signals = nitejar_runtime::lifecycle::Shutdown::new();
     signals.on_signals()?;
     say(if args.split {
@@ -147,7 +149,7 @@ pub async fn run(args: Args) -> Result<()> {
         stop_sprites(&places).await?;
         ended?;
     }
-    drop(github);
+    drop((github, mailbox));
     drop(guard);
     tokio::task::spawn_blocking(move || drop(cluster)).await?;
     say("stopped; the data are kept");
@@ -172,8 +174,10 @@ pub const RUNNING: &str = "running.json";
 fn announce(data: &Path, keys: &Keys, places: &Places, github: &str, postgres: u32) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let gateway = places.gateway_url();
-    let running =
-        json!({ "gateway": gateway, "github": github, "operator_key": keys.operator, "postgres": postgres });
+    let mailbox = format!("http://{}", places.mailbox);
+    let running = json!({
+        "gateway": gateway, "github": github, "mailbox": mailbox, "operator_key": keys.operator, "postgres": postgres,
+    });
     // For the demo in the same folder, whatever directory the data really are in.
     for dir in [data.to_owned(), PathBuf::from(".nitejar")] {
         std::fs::create_dir_all(&dir)?;
@@ -188,7 +192,9 @@ fn announce(data: &Path, keys: &Keys, places: &Places, github: &str, postgres: u
     say("");
     say("ready");
     say(&format!("  API           {gateway}"));
-    say(&format!("  API document  {gateway}/openapi.json"));
+    say(&format!("  sign in       {gateway}/sign-in"));
+    say(&format!("  its mail      {mailbox}"));
+    say(&format!("  API reference {gateway}/docs"));
     say(&format!("  metrics       http://{}/metrics", places.probes["gateway"]));
     say(&format!("  fake GitHub   {github}"));
     say(&format!("  operator key  {}", keys.operator));

@@ -220,6 +220,10 @@ fn check_fields(
         if (field.is_list() || field.is_map()) && rules.max_items == 0 {
             problems.push(format!("{name} has no bound: give rules with max_items"));
         }
+        if !matches!(rules.from.as_str(), "" | "address" | "user_agent") && !rules.from.starts_with("cookie/")
+        {
+            problems.push(format!("{name}: from is not cookie/NAME, address or user_agent"));
+        }
         if let prost_reflect::Kind::Message(inner) = field.kind()
             && !field.is_map()
         {
@@ -251,6 +255,10 @@ pub struct FieldRules {
     pub max_items: u32,
     /// Shown once, never logged.
     pub sensitive: bool,
+    /// Filled by the gateway: `cookie/NAME`, `address` or `user_agent`; empty: by the caller.
+    pub from: String,
+    /// Leaves as a cookie: `NAME/SECONDS`; empty: in the body.
+    pub to_cookie: String,
 }
 
 /// Reads `(nitejar.policy.v1.rules)` of a field.
@@ -278,5 +286,7 @@ pub fn field_rules(field: &prost_reflect::FieldDescriptor) -> FieldRules {
         max: get("max").and_then(|v| v.as_i64()).unwrap_or(0),
         max_items: number("max_items"),
         sensitive: get("sensitive").and_then(|v| v.as_bool()).unwrap_or(false),
+        from: string(rules, "from"),
+        to_cookie: string(rules, "to_cookie"),
     }
 }

@@ -2,54 +2,92 @@
 
 use std::net::IpAddr;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderValue, Method, header};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::id::is_id;
+use nitejar_common::key::KeyKind;
 use nitejar_proto::policy::Scope;
 
 use crate::authn::{self, Question};
-use crate::authz;
 use crate::limits::Left;
 use crate::service::Gateway;
 use crate::transcode::routes::Route;
+use crate::{authz, cookies, limits};
 
 /// What a request shows of itself.
 #[derive(Clone, Copy)]
 pub(crate) struct Asked<'a> {
     pub(crate) route: &'a Route,
+    pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
     /// The organization in the path.
     pub(crate) org: Option<&'a str>,
     pub(crate) request_id: &'a str,
 }
 
-/// Lets a new request in. `left` is set as soon as it is known.
+/// What an answer's headers tell, whatever the answer.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Of the rate limit.
+    left: Option<Left>,
+    /// A session's new secret.
+    session: Option<HeaderValue>,
+}
+
+impl Told {
+    pub(crate) fn write(self, headers: &mut HeaderMap) {
+        if let Some(left) = self.left {
+            limits::tell(headers, left);
+        }
+        // One that ends the session, or begins another, counts more.
+        if let (Some(session), false) = (self.session, headers.contains_key(header::SET_COOKIE)) {
+            headers.append(header::SET_COOKIE, session);
+        }
+    }
+}
+
+/// Lets a new request in. `told` is filled as soon as something is known.
 pub(crate) async fn admit(
     gateway: &Gateway,
     asked: Asked<'_>,
     address: IpAddr,
-    left: &mut Option<Left>,
+    told: &mut Told,
 ) -> Result<RequestCtx> {
-    let ctx = who_where_may(gateway, asked, Some(address)).await?;
-    if let Some((_, credential)) = authn::presented(asked.headers)? {
-        gateway.limits.take_known(credential, &ctx, left)?;
+    let presented = authn::presented(asked.headers)?;
+    let by_cookie = presented.is_some_and(|(kind, _)| kind == KeyKind::Session);
+    if by_cookie || !asked.route.cookies.is_empty() {
+        cookies::check_site(asked.method, asked.headers)?;
+    }
+    let (ctx, rotate) = who_where_may(gateway, asked, Some(address)).await?;
+    if let Some((_, credential)) = presented {
+        gateway.limits.take_known(credential, &ctx, &mut told.left)?;
+        if rotate {
+            told.session = authn::rotate(gateway, asked.request_id, credential).await;
+        }
     }
     Ok(ctx)
 }
 
 /// Looks again, while a request is under way.
 pub(crate) async fn still_may(gateway: &Gateway, asked: Asked<'_>) -> Result<RequestCtx> {
-    who_where_may(gateway, asked, None).await
+    who_where_may(gateway, asked, None).await.map(|(ctx, _)| ctx)
 }
 
-/// Credential, organization, permission; what is refused to somebody known is audited. An `address`, where given, is
+/// Credential, organization, permission, and whether the session's secret is old; what is refused to somebody known is audited. An `address`, where given, is
 /// charged for a credential that is not good, and for none.
-async fn who_where_may(gateway: &Gateway, asked: Asked<'_>, address: Option<IpAddr>) -> Result<RequestCtx> {
+async fn who_where_may(
+    gateway: &Gateway,
+    asked: Asked<'_>,
+    address: Option<IpAddr>,
+) -> Result<(RequestCtx, bool)> {
     let policy = asked.route.policy;
     // What is no id names no organization; nobody needs to be asked about it.
     let org = asked.org.filter(|org| is_id(org, "org"));
-    let caller = match authn::presented(asked.headers)? {
+    // What anybody may, a browser may whose session has ended.
+    let presented = authn::presented(asked.headers)?
+        .filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
+    let caller = match presented {
         Some((kind, token)) => {
             let org = org.unwrap_or_default();
             let question = Question { request_id: asked.request_id, kind, token, org, address };
@@ -63,7 +101,8 @@ async fn who_where_may(gateway: &Gateway, asked: Asked<'_>, address: Option<IpAd
             return Err(Error::new(Code::Unauthenticated, "Send a key as Authorization: Bearer …."));
         }
     };
-    authz::authorize(policy, &caller, asked.org, asked.request_id).inspect_err(|error| {
+    let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id).inspect_err(|error| {
         gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
-    })
+    })?;
+    Ok((ctx, caller.rotate))
 }

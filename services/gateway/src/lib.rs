@@ -8,18 +8,20 @@ mod body;
 mod breaker;
 mod call;
 pub mod config;
+mod cookies;
 mod denials;
 mod idempotency;
 mod limits;
 mod listen;
 mod meter;
 pub mod openapi;
-mod pages;
+mod page_tokens;
 mod problem;
 mod service;
 mod shedding;
 pub mod transcode;
 mod upstreams;
+mod web;
 mod webhooks;
 
 use std::sync::Arc;
@@ -41,7 +43,7 @@ use denials::Denials;
 use limits::Limits;
 use listen::Bounds;
 use meter::Meter;
-use pages::Pages;
+use page_tokens::PageTokens;
 use service::Gateway;
 use shedding::Shedding;
 use transcode::routes::Routes;
@@ -72,10 +74,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         limits: Arc::clone(&limits),
         requests: Shedding::new(config.max_requests as usize),
         streams: Shedding::new(config.max_streams as usize),
-        pages: Pages::new(&config.token.signing_key),
+        page_tokens: PageTokens::new(&config.token.signing_key),
         trusted_proxies: config.trusted_proxies,
     });
-    let router = Router::new()
+    let router = web::routes(Router::new())
         .route("/openapi.json", get(openapi::serve))
         .route("/webhooks/github", post(webhooks::github::receive))
         .fallback(service::handle)

@@ -1,6 +1,6 @@
 //! One request, from its first byte to its last.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,21 +18,21 @@ use nitejar_proto::policy::Scope;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::{Counter, Histogram};
 use prost::Message as _;
-use prost_reflect::DynamicMessage;
+use prost_reflect::{DynamicMessage, FieldDescriptor};
 use tracing::Instrument as _;
 
 use crate::address::Peer;
-use crate::admission::Asked;
+use crate::admission::{Asked, Told};
 use crate::authn::cache::Credentials;
 use crate::denials::Denials;
-use crate::limits::{Left, Limits};
+use crate::limits::Limits;
 use crate::meter::Meter;
-use crate::pages::Pages;
+use crate::page_tokens::PageTokens;
 use crate::shedding::Shedding;
-use crate::transcode::routes::{Match, Route, Routes};
+use crate::transcode::routes::{Match, Route, Routes, Source};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
-use crate::{address, admission, body, call, idempotency, limits, problem};
+use crate::{address, admission, body, call, cookies, idempotency, problem};
 
 /// A body that took longer to arrive: who sent it is asked for again.
 const RECHECK: Duration = Duration::from_millis(200);
@@ -56,7 +56,7 @@ pub(crate) struct Gateway {
     /// Requests and streams under way.
     pub(crate) requests: Shedding,
     pub(crate) streams: Shedding,
-    pub(crate) pages: Pages,
+    pub(crate) page_tokens: PageTokens,
     pub(crate) trusted_proxies: Vec<IpNet>,
 }
 
@@ -83,7 +83,7 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     let began = std::time::Instant::now();
     let request_id = RequestId::new(&*gateway.clock).to_string();
     let mut rpc = "unknown";
-    let mut left = None;
+    let mut told = Told::default();
     // HEAD is GET without the body, which the server leaves out by itself; but nobody expects it to do anything.
     let head = request.method() == Method::HEAD;
     let verb = if head { &Method::GET } else { request.method() };
@@ -104,20 +104,19 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
             // A task of its own: a client that goes away must not reset our calls, for resets in bursts break the
             // connections that all others share. And what was begun is finished.
             let work = async move {
-                let mut left = None;
-                let answer = serve(&gateway, route, variables, request, &id, &mut left).await;
-                (answer, left)
+                let mut told = Told::default();
+                let answer = serve(&gateway, route, variables, request, &id, &mut told).await;
+                (answer, told)
             };
-            let (answer, known) =
-                tokio::spawn(work.instrument(span)).await.unwrap_or_else(|e| (Err(e.into()), None));
-            left = known;
+            let (answer, known) = tokio::spawn(work.instrument(span))
+                .await
+                .unwrap_or_else(|e| (Err(e.into()), Told::default()));
+            told = known;
             answer
         }
     };
     let mut response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
-    if let Some(left) = left {
-        limits::tell(response.headers_mut(), left);
-    }
+    told.write(response.headers_mut());
     let labels = [
         KeyValue::new("rpc", rpc.to_owned()),
         KeyValue::new("status", i64::from(response.status().as_u16())),
@@ -140,15 +139,15 @@ async fn serve(
     variables: Vec<(String, String)>,
     http: Request,
     request_id: &str,
-    left: &mut Option<Left>,
+    told: &mut Told,
 ) -> Result<Response> {
     let policy = route.policy;
     let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
     let (head, body) = http.into_parts();
     let peer = head.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
     let address = address::of_caller(peer, &head.headers, &gateway.trusted_proxies);
-    let asked = Asked { route: &route, headers: &head.headers, org, request_id };
-    let mut ctx = admission::admit(gateway, asked, address, left).await?;
+    let asked = Asked { route: &route, method: &head.method, headers: &head.headers, org, request_id };
+    let mut ctx = admission::admit(gateway, asked, address, told).await?;
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
@@ -159,7 +158,9 @@ async fn serve(
         // The credential may have ended while its body was on the way.
         ctx = admission::still_may(gateway, asked).await?;
     }
+    let filled = fill(&route, &head.headers, address);
     let filled = request::Headers {
+        filled: &filled,
         if_match: header_text(&head.headers, &header::IF_MATCH),
         last_event_id: header_text(&head.headers, &LAST_EVENT_ID),
     };
@@ -191,7 +192,8 @@ fn still_may(
         let (gateway, route, kept) = (Arc::clone(&gateway), Arc::clone(&route), Arc::clone(&kept));
         Box::pin(async move {
             let (headers, org, request_id) = &*kept;
-            let asked = Asked { route: &route, headers, org: org.as_deref(), request_id };
+            let asked =
+                Asked { route: &route, method: &Method::GET, headers, org: org.as_deref(), request_id };
             admission::still_may(&gateway, asked).await.map(drop)
         })
     })
@@ -214,6 +216,18 @@ async fn open_stream(
     Ok(problem::finish(response, &ctx.request_id))
 }
 
+/// The fields that we fill, as far as there is something to fill them with.
+fn fill(route: &Route, headers: &HeaderMap, address: IpAddr) -> Vec<(FieldDescriptor, String)> {
+    let value = |source: &Source| match source {
+        Source::Cookie(name) => cookies::get(headers, name).map(|text| text.chars().take(100).collect()),
+        Source::Address => Some(address.to_string()),
+        Source::UserAgent => {
+            header_text(headers, &header::USER_AGENT).map(|text| text.chars().take(300).collect())
+        }
+    };
+    route.filled.iter().filter_map(|(field, source)| Some((field.clone(), value(source)?))).collect()
+}
+
 fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {
     headers.get(name).and_then(|v| v.to_str().ok())
 }
@@ -230,7 +244,7 @@ async fn send(
         Scope::Runner => None,
         _ => Some(gateway.requests.enter(ctx.tenant.as_ref())?),
     };
-    let list = gateway.pages.open(route, ctx, &mut message)?;
+    let list = gateway.page_tokens.open(route, ctx, &mut message)?;
     let (upstream, breaker) = gateway.services.get(policy.upstream())?;
     let answer = call::unary(upstream, breaker, policy, ctx, message.encode_to_vec().into()).await?;
     let replayed = answer.metadata().contains_key(nitejar_common::idempotency::REPLAYED);
@@ -239,6 +253,12 @@ async fn send(
         answer = list.sign(route, answer);
     }
     let etag = route.etag.and_then(|number| plan::text_field(&answer, number)).map(|t| format!("\"{t}\""));
+    let mut cookie_values = route
+        .cookies
+        .iter()
+        .map(|c| plan::text_field(&answer, c.number).unwrap_or_default().to_owned())
+        .collect::<Vec<_>>()
+        .into_iter();
     let json = match route.plan.as_ref().and_then(|plan| plan.write(&answer)) {
         Some(json) => json,
         None => response::to_json(&response::decode(route.method.output(), answer)?).into_bytes(),
@@ -248,6 +268,10 @@ async fn send(
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(etag) = etag.and_then(|t| HeaderValue::from_str(&t).ok()) {
         headers.insert(header::ETAG, etag);
+    }
+    for cookie in &route.cookies {
+        let value = cookie_values.next().unwrap_or_default();
+        headers.append(header::SET_COOKIE, cookies::set(&cookie.name, &value, cookie.seconds)?);
     }
     if replayed {
         headers.insert(idempotency::REPLAYED, HeaderValue::from_static("true"));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::Duration;
 use nitejar_common::secret::Secret;
 use nitejar_db::DatabaseConfig;
 use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
@@ -28,10 +29,77 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// A place to try things out: the sample master key is allowed.
     pub sandbox: bool,
+    /// Where people reach the gateway, such as `https://cloud.example.com`: links in mails lead there.
+    pub public_url: String,
+    /// How mail leaves.
+    pub mail: MailConfig,
+    /// How long sessions live.
+    pub session: SessionConfig,
     /// Wraps the organizations' data keys: base64 of 32 bytes.
     pub master_key: Secret,
     /// Operators: name → SHA-256 of their `njo_…` key, in hex.
     pub operators: BTreeMap<String, String>,
+}
+
+/// The mail server.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailConfig {
+    /// `smtps://host`, `smtp://host?tls=required` or, on a laptop, `smtp://host:port`.
+    pub smtp_url: String,
+    /// Empty: the server wants none.
+    pub username: String,
+    /// Of that user.
+    pub password: Secret,
+    /// The sender, such as `Nitejar <no-reply@example.com>`.
+    pub from: String,
+}
+
+impl Default for MailConfig {
+    fn default() -> Self {
+        Self {
+            smtp_url: String::new(),
+            username: String::new(),
+            password: Secret::default(),
+            from: "Nitejar <no-reply@localhost.localdomain>".into(),
+        }
+    }
+}
+
+/// How long sessions live.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SessionConfig {
+    /// Unused for so many hours, a session ends. 1 to 720.
+    pub idle_hours: u32,
+    /// However it is used, it ends after so many days. 1 to 30, for so long the browser keeps the cookie.
+    pub longest_days: u32,
+    /// After so many seconds its secret is replaced. 1 to 86,400.
+    pub rotate_seconds: u32,
+}
+
+impl Default for SessionConfig {
+    fn default() -> Self {
+        Self { idle_hours: 7 * 24, longest_days: 30, rotate_seconds: 3_600 }
+    }
+}
+
+/// The same as times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SessionTimes {
+    pub(crate) idle: Duration,
+    pub(crate) longest: Duration,
+    pub(crate) rotate: Duration,
+}
+
+impl SessionConfig {
+    pub(crate) fn times(&self) -> SessionTimes {
+        SessionTimes {
+            idle: Duration::hours(self.idle_hours.into()),
+            longest: Duration::days(self.longest_days.into()),
+            rotate: Duration::seconds(self.rotate_seconds.into()),
+        }
+    }
 }
 
 impl Default for Config {
@@ -43,6 +111,9 @@ impl Default for Config {
             upstreams: Upstreams::default(),
             database: DatabaseConfig::default(),
             sandbox: false,
+            public_url: String::new(),
+            mail: MailConfig::default(),
+            session: SessionConfig::default(),
             master_key: Secret::default(),
             operators: BTreeMap::new(),
         }
@@ -68,6 +139,20 @@ impl Validate for Config {
         );
         let hashes =
             self.operators.values().all(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        let public = ["http://", "https://"].iter().any(|scheme| self.public_url.starts_with(scheme));
+        problems.check(public, "public_url", "must be http://… or https://…");
+        let smtp = ["smtp://", "smtps://"].iter().any(|scheme| self.mail.smtp_url.starts_with(scheme));
+        problems.check(smtp, "mail.smtp_url", "must be smtp://… or smtps://…");
+        let from = self.mail.from.parse::<lettre::message::Mailbox>().is_ok();
+        problems.check(from, "mail.from", "must be an address such as Nitejar <no-reply@example.com>");
+        let s = &self.session;
+        problems.check((1..=720).contains(&s.idle_hours), "session.idle_hours", "must be 1 to 720");
+        problems.check((1..=30).contains(&s.longest_days), "session.longest_days", "must be 1 to 30");
+        problems.check(
+            (1..=86_400).contains(&s.rotate_seconds),
+            "session.rotate_seconds",
+            "must be 1 to 86400",
+        );
         problems.check(hashes, "operators", "must be name = SHA-256 of the key, 64 hex digits");
     }
 }

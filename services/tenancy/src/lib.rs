@@ -5,6 +5,7 @@ pub mod config;
 mod creation;
 pub mod domain;
 mod handlers;
+mod mail;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -27,7 +28,9 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use config::SessionTimes;
 use domain::envelope::MasterKey;
+use mail::{MailDelivery, Smtp};
 
 pub use config::Config;
 
@@ -47,6 +50,11 @@ pub const SCHEMA: Schema = Schema {
             sql: include_str!("../migrations/control/0003_asked_with.sql"),
         },
         Migration { version: 4, name: "rates", sql: include_str!("../migrations/control/0004_rates.sql") },
+        Migration {
+            version: 5,
+            name: "sessions",
+            sql: include_str!("../migrations/control/0005_sessions.sql"),
+        },
     ],
     tenant: &[Migration {
         version: 1,
@@ -67,6 +75,10 @@ pub(crate) struct Service {
     pub(crate) tenants_of: Arc<[Upstream; 3]>,
     /// What gateways must forget.
     pub(crate) changes: broadcast::Sender<CredentialChange>,
+    /// Where links in mails lead.
+    pub(crate) public_url: Arc<str>,
+    /// How long sessions live.
+    pub(crate) session: SessionTimes,
     /// Ends streams when the service drains.
     pub(crate) draining: CancellationToken,
 }
@@ -82,6 +94,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let master =
         MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;
+    let mailer = Arc::new(Smtp::new(&config.mail)?);
     let mut operators = BTreeMap::new();
     for (name, hash) in &config.operators {
         let hash = hex::decode(hash).ok().and_then(|h| <[u8; 32]>::try_from(h).ok());
@@ -94,18 +107,23 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         operators: Arc::new(operators),
         tenants_of: Arc::new([sprites, billing, audit.clone()]),
         changes: changes::source(),
+        public_url: config.public_url.trim_end_matches('/').into(),
+        session: config.session.times(),
         draining: CancellationToken::new(),
     };
     let teller = service.clone();
     let routes = Routes::new(pb::users_server::UsersServer::new(service.clone()))
         .add_service(pb::orgs_server::OrgsServer::new(service.clone()))
+        .add_service(pb::sessions_server::SessionsServer::new(service.clone()))
         .add_service(pb::members_server::MembersServer::new(service.clone()))
         .add_service(pb::invitations_server::InvitationsServer::new(service.clone()))
         .add_service(pb::keys_server::KeysServer::new(service.clone()))
         .add_service(pb::secrets_server::SecretsServer::new(service.clone()))
         .add_service(pb::tenancy_internal_server::TenancyInternalServer::new(service.clone()));
     let relay = Arc::new(
-        Relay::new(db.clone(), "tenancy").topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit)),
+        Relay::new(db.clone(), "tenancy")
+            .topic(nitejar_db::audit::TOPIC, AuditDelivery::new(audit))
+            .topic(mail::TOPIC, MailDelivery::new(mailer, Arc::clone(&service.master))),
     );
     let ready = db.clone();
     let probes = Probes::default().check("database", move || {
@@ -119,9 +137,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
             let service = teller.clone();
             async move { service.tell_changes(stop).await }
         })
-        .background("rates", move |stop| {
+        .background("forgetting", move |stop| {
             let service = rates.clone();
-            async move { service.forget_rates(stop).await }
+            async move { service.forget_old(stop).await }
         })
         .background("spares", move |stop| {
             let db = db.clone();

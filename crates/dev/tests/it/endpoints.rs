@@ -25,6 +25,7 @@ pub(crate) struct Ids {
     pub(crate) integration: String,
     pub(crate) event: String,
     pub(crate) secret: String,
+    pub(crate) session: String,
 }
 
 impl Ids {
@@ -41,6 +42,7 @@ impl Ids {
             integration: w.integration.clone(),
             event: w.event.clone(),
             secret: "TOKEN".into(),
+            session: id::SessionId::new(&SystemClock).to_string(),
         }
     }
 
@@ -57,6 +59,7 @@ impl Ids {
             .replace("{integration_id}", &self.integration)
             .replace("{event_id}", &self.event)
             .replace("{name}", &self.secret)
+            .replace("{session_id}", &self.session)
     }
 
     /// Well-formed ids of nothing, in an organization that there is.
@@ -73,6 +76,7 @@ impl Ids {
             integration: id::IntegrationId::new(c).to_string(),
             event: id::EventId::new(c).to_string(),
             secret: "NOTHING".into(),
+            session: id::SessionId::new(c).to_string(),
         }
     }
 }
@@ -102,6 +106,15 @@ endpoints! {
     "Users.GetUser" => none;
     "Users.CreateUserKey" => |_| json!({ "name": "k" });
     "Users.GetMe" => none;
+    "Users.CreateMyKey" => |_| json!({ "name": "k" });
+    "Users.ListMyKeys" => none;
+    "Users.RevokeMyKey" => none;
+    "Sessions.StartSignIn" => |_| json!({ "email": "matrix@example.com" });
+    "Sessions.FinishSignIn" => |_| json!({ "token": "njl_unknown_token" });
+    "Sessions.ListSessions" => none;
+    "Sessions.RevokeSession" => none;
+    "Sessions.SignOut" => empty;
+    "Sessions.SignOutEverywhere" => empty;
     "Orgs.CreateOrg" => |_| json!({ "slug": "www", "name": "reserved: never made" });
     "Orgs.ListOrgs" => none;
     "Orgs.GetOrg" => none;

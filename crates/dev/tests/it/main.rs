@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
+mod browser;
 mod chaos;
 mod contract;
 mod coverage;
@@ -16,6 +17,7 @@ mod limits;
 mod openapi;
 mod quota;
 mod roles;
+mod sessions;
 mod story;
 mod trace;
 mod up;

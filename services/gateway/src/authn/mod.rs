@@ -5,7 +5,7 @@ pub(crate) mod cache;
 use std::net::IpAddr;
 use std::time::Duration;
 
-use http::{HeaderMap, header};
+use http::{HeaderMap, HeaderValue, header};
 use nitejar_common::RequestCtx;
 use nitejar_common::ctx::{Actor, ActorKind};
 use nitejar_common::error::{Code, Error, Result};
@@ -14,9 +14,10 @@ use nitejar_common::permission::Role;
 use nitejar_common::time::from_proto;
 use nitejar_proto::sprites::v1::ResolveRunnerRequest;
 use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
-use nitejar_proto::tenancy::v1::ResolveCredentialRequest;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
+use nitejar_proto::tenancy::v1::{ResolveCredentialRequest, RotateSessionRequest};
 
+use crate::cookies;
 use crate::service::Gateway;
 
 /// Everything waits for this answer.
@@ -33,6 +34,8 @@ pub(crate) struct Caller {
     pub(crate) scopes: Option<Vec<String>>,
     /// Where an organization's key, or a runner, is at home.
     pub(crate) home: Option<String>,
+    /// A session's secret is to be replaced.
+    pub(crate) rotate: bool,
 }
 
 /// Nobody known.
@@ -42,6 +45,7 @@ pub(crate) fn anonymous() -> Caller {
         role: None,
         scopes: None,
         home: None,
+        rotate: false,
     }
 }
 
@@ -56,7 +60,12 @@ fn invalid() -> Error {
 /// The presented key; none when there is no credential at all.
 pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<(KeyKind, &str)>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let Some(value) = values.next() else { return Ok(None) };
+    let Some(value) = values.next() else {
+        // A cookie that is no session's any more must not keep anybody from signing in.
+        let session = cookies::get(headers, cookies::SESSION);
+        let session = session.filter(|token| key::parse(token) == Some(KeyKind::Session));
+        return Ok(session.map(|token| (KeyKind::Session, token)));
+    };
     if values.next().is_some() {
         return Err(invalid());
     }
@@ -65,7 +74,10 @@ pub(crate) fn presented(headers: &HeaderMap) -> Result<Option<(KeyKind, &str)>> 
     if !scheme.eq_ignore_ascii_case("bearer") {
         return Err(invalid());
     }
-    let kind = key::parse(token).filter(|k| *k != KeyKind::Invitation).ok_or_else(invalid)?;
+    let kind = key::parse(token).ok_or_else(invalid)?;
+    if !matches!(kind, KeyKind::Api | KeyKind::Operator | KeyKind::Runner) {
+        return Err(invalid());
+    }
     Ok(Some((kind, token)))
 }
 
@@ -116,10 +128,15 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             role: None,
             scopes: None,
             home: Some(found.org_id),
+            rotate: false,
         });
     }
     let asked = kept.ask();
-    let message = ResolveCredentialRequest { key_sha256: hash.to_vec(), org_id: org.to_owned() };
+    let message = ResolveCredentialRequest {
+        key_sha256: hash.to_vec(),
+        org_id: org.to_owned(),
+        session: kind == KeyKind::Session,
+    };
     let request = services.tenancy.request_within(&me, message, DEADLINE)?;
     let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
     let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
@@ -138,10 +155,30 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         role: Role::parse(&found.role),
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
+        rotate: false,
     };
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
-    Ok(caller)
+    // Kept answers do not say it again.
+    Ok(Caller { rotate: found.rotate, ..caller })
+}
+
+/// A session's new secret as a cookie; none when it can't be had now: the next request asks again.
+pub(crate) async fn rotate(gateway: &Gateway, request_id: &str, token: &str) -> Option<HeaderValue> {
+    let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
+    let tenancy = &gateway.services.tenancy;
+    let message = RotateSessionRequest { sha256: key::sha256(token).to_vec() };
+    let rotated = async {
+        let request = tenancy.request_within(&me, message, DEADLINE)?;
+        Ok::<_, Error>(
+            TenancyInternalClient::new(tenancy.channel()).rotate_session(request).await?.into_inner(),
+        )
+    };
+    let rotated = rotated.await.inspect_err(|error| {
+        tracing::warn!(error = %error.log_text(), "a session's secret could not be replaced");
+    });
+    let session = rotated.ok()?.session;
+    cookies::set(cookies::SESSION, &session, cookies::SESSION_SECONDS).ok().filter(|_| !session.is_empty())
 }
 
 fn same_for_all(error: Error) -> Error {

@@ -106,7 +106,7 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
         }));
     }
     let left: Vec<FieldDescriptor> =
-        input.fields().filter(|f| !bound.contains(&f.name()) && f.name() != "etag").collect();
+        input.fields().filter(|f| !bound.contains(&f.name()) && f.name() != "etag" && !filled(f)).collect();
     let mut operation = json!({
         "operationId": format!("{}.{}", method.parent_service().name(), method.name()),
         "tags": [method.parent_service().name()],
@@ -145,6 +145,11 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     }
     operation["responses"] = responses(route, schemas, etag);
     operation
+}
+
+/// Not the caller's to give.
+fn filled(field: &FieldDescriptor) -> bool {
+    !crate::transcode::rules::rules(field).from.is_empty()
 }
 
 fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {

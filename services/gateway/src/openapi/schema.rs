@@ -24,7 +24,8 @@ impl Schemas {
         let name = message.name().to_owned();
         if !self.0.contains_key(&name) {
             self.0.insert(name.clone(), Value::Null);
-            let fields: Vec<FieldDescriptor> = message.fields().collect();
+            let fields: Vec<FieldDescriptor> =
+                message.fields().filter(|f| rules(f).to_cookie.is_empty()).collect();
             let mut schema = self.object(&fields);
             schema["description"] = comments::of(&message.parent_file(), message.path()).into();
             self.0.insert(name.clone(), schema);

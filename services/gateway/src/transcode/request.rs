@@ -19,9 +19,11 @@ const MASK: &str = "update_mask";
 /// The field that Last-Event-ID fills: a stream goes on after it.
 pub const AFTER: &str = "after";
 
-/// The headers that fill fields.
+/// What fills fields besides path, query and body.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Headers<'a> {
+    /// Of the route's `filled` fields, those that have a value.
+    pub filled: &'a [(FieldDescriptor, String)],
     /// The version that the caller read.
     pub if_match: Option<&'a str>,
     /// The last event of a stream that broke off.
@@ -39,6 +41,7 @@ pub fn build(
     let descriptor = route.method.input();
     let mut reader = Reader { problems: Vec::new(), bound: variables.iter().map(|v| v.0.clone()).collect() };
     let mut message = DynamicMessage::new(descriptor.clone());
+    reader.bound.extend(route.filled.iter().map(|(field, _)| field.name().to_owned()));
     let has_etag = descriptor.get_field_by_name(ETAG).is_some();
     if has_etag {
         reader.bound.push(ETAG.to_owned());
@@ -68,6 +71,9 @@ pub fn build(
         if let Some(field) = descriptor.get_field_by_name(name) {
             reader.scalar(&mut message, &field, value, &format!("/{name}"));
         }
+    }
+    for (field, text) in headers.filled {
+        message.set_field(field, Value::String(text.clone()));
     }
     // A browser that connects again repeats the address as it was: what it has seen counts more.
     if let (true, Some(id)) = (route.method.is_server_streaming(), headers.last_event_id)

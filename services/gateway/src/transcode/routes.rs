@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use nitejar_proto::policy::MethodPolicy;
+use nitejar_proto::policy::{MethodPolicy, field_rules};
 use percent_encoding::percent_decode_str;
-use prost_reflect::MethodDescriptor;
+use prost_reflect::{FieldDescriptor, MethodDescriptor};
 
 use super::plan::Plan;
 use super::request;
@@ -22,9 +22,50 @@ pub struct Route {
     pub etag: Option<u32>,
     /// The number of the answer's `next_page_token`, where it has one.
     pub next_page: Option<u32>,
+    /// Fields of the request that we fill, and from what.
+    pub filled: Vec<(FieldDescriptor, Source)>,
+    /// Fields of the answer that leave as cookies.
+    pub cookies: Vec<Cookie>,
     segments: Vec<Segment>,
     /// After the last colon, such as `leave`.
     verb: Option<String>,
+}
+
+/// What fills a field that the caller does not.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// The cookie of that name.
+    Cookie(String),
+    /// The caller's address.
+    Address,
+    /// What the caller's program calls itself.
+    UserAgent,
+}
+
+/// A field that leaves as a cookie.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cookie {
+    /// The field's number.
+    pub number: u32,
+    /// The cookie's name.
+    pub name: String,
+    /// For how long it is kept.
+    pub seconds: u32,
+}
+
+fn source(field: &FieldDescriptor) -> Option<Source> {
+    match field_rules(field).from.as_str() {
+        "" => None,
+        "address" => Some(Source::Address),
+        "user_agent" => Some(Source::UserAgent),
+        cookie => Some(Source::Cookie(cookie.strip_prefix("cookie/")?.to_owned())),
+    }
+}
+
+fn cookie(field: &FieldDescriptor) -> Option<Cookie> {
+    let rules = field_rules(field);
+    let (name, seconds) = rules.to_cookie.split_once('/')?;
+    Some(Cookie { number: field.number(), name: name.to_owned(), seconds: seconds.parse().ok()? })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -106,7 +147,19 @@ impl Route {
         let etag = answer.get_field_by_name(request::ETAG).map(|field| field.number());
         let next_page = answer.get_field_by_name(request::NEXT_PAGE).map(|field| field.number());
         let segments = segments.collect();
-        Some(Self { policy, plan: Plan::new(&answer), etag, next_page, segments, verb, method })
+        let filled = method.input().fields().filter_map(|f| source(&f).map(|s| (f, s))).collect();
+        let cookies: Vec<Cookie> = answer.fields().filter_map(|f| cookie(&f)).collect();
+        Some(Self {
+            policy,
+            plan: Plan::new(&answer).filter(|_| cookies.is_empty()),
+            etag,
+            next_page,
+            filled,
+            cookies,
+            segments,
+            verb,
+            method,
+        })
     }
 
     /// The names of its path variables.

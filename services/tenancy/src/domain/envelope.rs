@@ -69,6 +69,16 @@ impl MasterKey {
         Ok(DataKey(Zeroizing::new(key)))
     }
 
+    /// Encrypts a mail that waits to be sent.
+    pub fn seal_mail(&self, mail: &[u8]) -> Result<Vec<u8>> {
+        seal(&self.0, mail, b"outbox|mail")
+    }
+
+    /// Decrypts it.
+    pub fn open_mail(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        open(&self.0, sealed, b"outbox|mail")
+    }
+
     fn aad(org: &OrgId) -> Vec<u8> {
         format!("{org}|data_keys|wrapped").into_bytes()
     }

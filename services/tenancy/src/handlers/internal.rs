@@ -16,7 +16,7 @@ use crate::Service;
 use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
-use crate::store::{rates, secrets};
+use crate::store::{rates, secrets, sessions};
 
 #[tonic::async_trait]
 impl TenancyInternal for Service {
@@ -26,6 +26,9 @@ impl TenancyInternal for Service {
     ) -> Result<Response<pb::ResolveCredentialResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
         let r = request.into_inner();
+        if r.session {
+            return Ok(Response::new(self.resolve_session(&r.key_sha256, &r.org_id).await?));
+        }
         // All of them are compared, whichever matches.
         let mut operator = None;
         for (hash, name) in self.operators.iter() {
@@ -50,6 +53,15 @@ impl TenancyInternal for Service {
             self.note_use(row.key_id.clone());
         }
         Ok(Response::new(answer(row, &r.org_id)))
+    }
+
+    async fn rotate_session(
+        &self,
+        request: Request<pb::RotateSessionRequest>,
+    ) -> Result<Response<pb::RotateSessionResponse>, Status> {
+        only(&ctx(&request)?.actor.id, "gateway")?;
+        let session = Service::rotate_session(self, &request.get_ref().sha256).await?;
+        Ok(Response::new(pb::RotateSessionResponse { session }))
     }
 
     type WatchCredentialsStream = Changes;
@@ -129,14 +141,16 @@ impl TenancyInternal for Service {
 
 impl Service {
     /// Forgets what no window looks at any more, until told to stop.
-    pub(crate) async fn forget_rates(&self, stop: CancellationToken) -> Result<()> {
+    pub(crate) async fn forget_old(&self, stop: CancellationToken) -> Result<()> {
         loop {
             tokio::select! {
                 () = stop.cancelled() => return Ok(()),
                 () = tokio::time::sleep(std::time::Duration::from_secs(60)) => {}
             }
             let minute = self.clock.now().timestamp() / 60;
-            rates::forget(&mut *self.db.control_once().await?, minute - 3).await?;
+            let mut conn = self.db.control_once().await?;
+            rates::forget(&mut conn, minute - 3).await?;
+            sessions::forget(&mut conn, self.clock.now()).await?;
         }
     }
 

@@ -6,4 +6,5 @@ mod keys;
 mod members;
 mod orgs;
 mod secrets;
+mod sessions;
 mod users;

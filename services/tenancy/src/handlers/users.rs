@@ -1,9 +1,11 @@
 //! People.
 
+use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::id::{KeyId, UserId};
 use nitejar_common::key::{self, KeyKind};
+use nitejar_common::page;
 use nitejar_common::time::{from_proto, to_proto};
 use nitejar_db::errors::is_unique_violation;
 use nitejar_proto::tenancy::v1 as pb;
@@ -12,7 +14,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Service;
 use crate::domain::{email, settings};
-use crate::store::credentials;
+use crate::store::credentials::{self, PersonalKey};
 use crate::store::users::{self, UserRow};
 
 #[tonic::async_trait]
@@ -54,38 +56,87 @@ impl Users for Service {
     ) -> Result<Response<pb::CreateKeyResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
-        let now = self.clock.now();
-        let expires_at = expiry(r.expires_at, now)?;
         let user = self.user(&r.user_id).await?;
-        let secret = key::generate(KeyKind::Api);
-        let id = KeyId::new(&*self.clock).to_string();
-        let mut tx = self.db.control().await?;
-        let hash = key::sha256(secret.expose());
-        credentials::insert_personal(tx.conn(), &hash, &id, &r.name, &user.id, expires_at)
-            .await
-            .map_err(Error::from)?;
-        let details = [("user", user.id.clone()), ("name", r.name.clone())];
-        self.audit_platform(tx.conn(), &ctx, "user_key.created", ("key", &id), &details).await?;
-        let key = pb::Key {
-            id,
-            name: r.name,
-            prefix: key::display_prefix(&secret),
-            expires_at: expires_at.map(to_proto),
-            created_at: Some(to_proto(now)),
-            created_by: ctx.actor.id.clone(),
-            ..pb::Key::default()
-        };
-        let secret = secret.expose().to_owned();
-        tx.answer(&ctx, pb::CreateKeyResponse { key: Some(key), secret }).await
+        self.issue_key(&ctx, user.id, r.name, r.expires_at).await
     }
 
     async fn get_me(&self, request: Request<pb::GetMeRequest>) -> Result<Response<pb::User>, Status> {
         let ctx = ctx(&request)?;
         Ok(Response::new(to_pb(self.user(ctx.require_user()?).await?)))
     }
+
+    async fn create_my_key(
+        &self,
+        request: Request<pb::CreateMyKeyRequest>,
+    ) -> Result<Response<pb::CreateKeyResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let user = ctx.require_user()?.to_owned();
+        self.issue_key(&ctx, user, r.name, r.expires_at).await
+    }
+
+    async fn list_my_keys(
+        &self,
+        request: Request<pb::ListMyKeysRequest>,
+    ) -> Result<Response<pb::ListKeysResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let size = page::size(r.page_size, 50, 100);
+        let after = page::after(&r.page_token)?;
+        let user = ctx.require_user()?;
+        let rows = credentials::personal(&mut *self.db.control_once().await?, user, &after, size + 1)
+            .await
+            .map_err(Error::from)?;
+        let (rows, next_page_token) = page::cut(rows, size, |k| k.key_id.clone());
+        let keys = rows.into_iter().map(|k| key_to_pb(k, user)).collect();
+        Ok(Response::new(pb::ListKeysResponse { keys, next_page_token }))
+    }
+
+    async fn revoke_my_key(
+        &self,
+        request: Request<pb::RevokeMyKeyRequest>,
+    ) -> Result<Response<pb::RevokeKeyResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let id = &request.get_ref().key_id;
+        let mut tx = self.db.control().await?;
+        let revoked = credentials::revoke_personal(tx.conn(), ctx.require_user()?, id, self.clock.now())
+            .await
+            .map_err(Error::from)?;
+        if revoked.ok_or_else(|| Error::not_found(format!("key {id}")))? {
+            self.audit_platform(tx.conn(), &ctx, "user_key.revoked", ("key", id), &[]).await?;
+        }
+        tx.answer(&ctx, pb::RevokeKeyResponse {}).await
+    }
 }
 
 impl Service {
+    async fn issue_key(
+        &self,
+        ctx: &RequestCtx,
+        user_id: String,
+        name: String,
+        expires_at: Option<prost_types::Timestamp>,
+    ) -> Result<Response<pb::CreateKeyResponse>, Status> {
+        let now = self.clock.now();
+        let secret = key::generate(KeyKind::Api);
+        let row = PersonalKey {
+            key_id: KeyId::new(&*self.clock).to_string(),
+            prefix: key::display_prefix(&secret),
+            name,
+            user_id,
+            expires_at: expiry(expires_at, now)?,
+            last_used_at: None,
+            created_at: now,
+        };
+        let mut tx = self.db.control().await?;
+        let hash = key::sha256(secret.expose());
+        credentials::insert_personal(tx.conn(), &hash, &row).await.map_err(Error::from)?;
+        let details = [("user", row.user_id.clone()), ("name", row.name.clone())];
+        self.audit_platform(tx.conn(), ctx, "user_key.created", ("key", &row.key_id), &details).await?;
+        let secret = secret.expose().to_owned();
+        tx.answer(ctx, pb::CreateKeyResponse { key: Some(key_to_pb(row, &ctx.actor.id)), secret }).await
+    }
+
     pub(crate) async fn user(&self, id: &str) -> Result<UserRow> {
         let user = users::get(&mut *self.db.control_once().await?, id).await?;
         user.ok_or_else(|| Error::not_found(format!("user {id}")))
@@ -104,6 +155,19 @@ pub(crate) fn expiry(
     }
 }
 
-fn to_pb(user: UserRow) -> pb::User {
+fn key_to_pb(k: PersonalKey, created_by: &str) -> pb::Key {
+    pb::Key {
+        id: k.key_id,
+        name: k.name,
+        prefix: k.prefix,
+        expires_at: k.expires_at.map(to_proto),
+        last_used_at: k.last_used_at.map(to_proto),
+        created_at: Some(to_proto(k.created_at)),
+        created_by: created_by.to_owned(),
+        ..pb::Key::default()
+    }
+}
+
+pub(crate) fn to_pb(user: UserRow) -> pb::User {
     pb::User { id: user.id, email: user.email, name: user.name, created_at: Some(to_proto(user.created_at)) }
 }

@@ -52,26 +52,82 @@ pub async fn resolve(
     .await
 }
 
+/// A personal key without its secret part.
+#[derive(Clone, Debug, FromRow)]
+pub struct PersonalKey {
+    /// `key_…`
+    pub key_id: String,
+    /// Its first characters.
+    pub prefix: String,
+    /// What it is for.
+    pub name: String,
+    /// Whose.
+    pub user_id: String,
+    /// Until when.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// Last noted use.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+}
+
 /// Adds a personal key.
 pub async fn insert_personal(
     conn: &mut PgConnection,
     sha256: &[u8; 32],
-    key_id: &str,
-    name: &str,
-    user_id: &str,
-    expires_at: Option<DateTime<Utc>>,
+    key: &PersonalKey,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO credentials (sha256, key_id, name, user_id, expires_at) VALUES ($1, $2, $3, $4, $5)",
+        "INSERT INTO credentials (sha256, key_id, prefix, name, user_id, expires_at, created_at) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7)",
     )
     .bind(sha256.as_slice())
-    .bind(key_id)
-    .bind(name)
-    .bind(user_id)
-    .bind(expires_at)
+    .bind(&key.key_id)
+    .bind(&key.prefix)
+    .bind(&key.name)
+    .bind(&key.user_id)
+    .bind(key.expires_at)
+    .bind(key.created_at)
     .execute(conn)
     .await?;
     Ok(())
+}
+
+/// A person's living keys after an id.
+pub async fn personal(
+    conn: &mut PgConnection,
+    user_id: &str,
+    after: &str,
+    most: i64,
+) -> sqlx::Result<Vec<PersonalKey>> {
+    sqlx::query_as(
+        "SELECT key_id, prefix, name, user_id, expires_at, last_used_at, created_at FROM credentials \
+         WHERE user_id = $1 AND key_id > $2 AND revoked_at IS NULL ORDER BY key_id LIMIT $3",
+    )
+    .bind(user_id)
+    .bind(after)
+    .bind(most)
+    .fetch_all(conn)
+    .await
+}
+
+/// Ends a person's key: whether it ended now; none when there is no such key.
+pub async fn revoke_personal(
+    conn: &mut PgConnection,
+    user_id: &str,
+    key_id: &str,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<bool>> {
+    sqlx::query_scalar(
+        "WITH was AS (SELECT key_id, revoked_at FROM credentials WHERE user_id = $1 AND key_id = $2 FOR UPDATE) \
+         UPDATE credentials c SET revoked_at = coalesce(c.revoked_at, $3) FROM was WHERE c.key_id = was.key_id \
+         RETURNING was.revoked_at IS NULL",
+    )
+    .bind(user_id)
+    .bind(key_id)
+    .bind(now)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Notes a use.

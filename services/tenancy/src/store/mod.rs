@@ -8,4 +8,5 @@ pub mod org;
 pub mod orgs;
 pub mod rates;
 pub mod secrets;
+pub mod sessions;
 pub mod users;

@@ -10,7 +10,13 @@ fn attempt(verb: &str, path: &str, if_match: Option<&str>, body: &str) -> Result
     let (path, query) = path.split_once('?').unwrap_or((&path, ""));
     let Match::Found(route, variables) = routes.find(verb, path) else { panic!("no route {verb} {path}") };
     let body = (!body.is_empty()).then(|| json::parse(body.as_bytes()).unwrap());
-    build(route, &variables, query, Headers { if_match, last_event_id: Some("7") }, body)
+    build(
+        route,
+        &variables,
+        query,
+        Headers { if_match, last_event_id: Some("7"), ..Headers::default() },
+        body,
+    )
 }
 
 fn problems(verb: &str, path: &str, body: &str) -> Vec<String> {

@@ -23,12 +23,12 @@ const SIZE: &str = "page_size";
 const SIGNATURE: usize = 24;
 
 /// Signs tokens. All replicas of the gateway have the same key.
-pub(crate) struct Pages(Zeroizing<[u8; 32]>);
+pub(crate) struct PageTokens(Zeroizing<[u8; 32]>);
 
 /// The list that a token belongs to.
 pub(crate) struct List(Hmac<Sha256>);
 
-impl Pages {
+impl PageTokens {
     /// The key comes from the gateway's own signing key, which its replicas share.
     pub(crate) fn new(signing_key: &Secret) -> Self {
         let mut mac =
@@ -131,7 +131,7 @@ mod tests {
             _ => panic!("no route {path}"),
         };
         let (members, jobs) = (find("/v1/orgs/o/members"), find("/v1/orgs/o/jobs"));
-        let pages = Pages::new(&Secret::new("key"));
+        let pages = PageTokens::new(&Secret::new("key"));
         let ctx = ctx();
         let list = pages.open(&members, &ctx, &mut ask(&members, &[])).unwrap().unwrap();
         let answer = ListMembersResponse { members: Vec::new(), next_page_token: "abc".into() };
@@ -140,12 +140,13 @@ mod tests {
         let token = ListMembersResponse::decode(signed).unwrap().next_page_token;
         assert!(token.ends_with("abc") && token.len() == SIGNATURE + 3);
 
-        let opens = |pages: &Pages, route: &Route, ctx: &RequestCtx, token: &str, more: &[(&str, Value)]| {
-            let mut asked = ask(route, more);
-            asked.set_field_by_name("page_token", Value::String(token.to_owned()));
-            let opened = pages.open(route, ctx, &mut asked).is_ok();
-            opened && asked.get_field_by_name("page_token").unwrap().as_str() == Some("abc")
-        };
+        let opens =
+            |pages: &PageTokens, route: &Route, ctx: &RequestCtx, token: &str, more: &[(&str, Value)]| {
+                let mut asked = ask(route, more);
+                asked.set_field_by_name("page_token", Value::String(token.to_owned()));
+                let opened = pages.open(route, ctx, &mut asked).is_ok();
+                opened && asked.get_field_by_name("page_token").unwrap().as_str() == Some("abc")
+            };
         let size = [("page_size", Value::U32(7))];
         assert!(opens(&pages, &members, &ctx, &token, &[]));
         assert!(opens(&pages, &members, &ctx, &token, &size), "the size may change");
@@ -156,7 +157,7 @@ mod tests {
         assert!(!opens(&pages, &members, &other, &token, &[]), "another caller");
         let filter = [("org_id", Value::String("x".into()))];
         assert!(!opens(&pages, &members, &ctx, &token, &filter), "another filter");
-        assert!(!opens(&Pages::new(&Secret::new("other")), &members, &ctx, &token, &[]), "another key");
+        assert!(!opens(&PageTokens::new(&Secret::new("other")), &members, &ctx, &token, &[]), "another key");
         for forged in [
             "abc",
             &token[1..],

@@ -1,0 +1,257 @@
+//! Signing in and out.
+
+use chrono::Duration;
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::grpc::server::ctx;
+use nitejar_common::id::{SessionId, UserId};
+use nitejar_common::key::{self, KeyKind};
+use nitejar_common::secret::Secret;
+use nitejar_common::time::to_proto;
+use nitejar_db::ControlTx;
+use nitejar_proto::tenancy::v1 as pb;
+use nitejar_proto::tenancy::v1::sessions_server::Sessions;
+use subtle::ConstantTimeEq as _;
+use tonic::{Request, Response, Status};
+
+use crate::Service;
+use crate::domain::email;
+use crate::mail::{self, Mail};
+use crate::store::sessions::{self, Found, SessionRow, SignIn};
+use crate::store::users::{self, UserRow};
+
+/// How long a link works, and over how long its uses are counted.
+const LINK: Duration = Duration::minutes(15);
+/// Links for one address of mail in that time.
+const FOR_ONE: i64 = 5;
+/// Links from one address on the net in that time.
+const FROM_ONE: i64 = 30;
+/// How long a rotated secret is good after the new one was used: requests that were under way.
+const GRACE: Duration = Duration::minutes(1);
+
+#[tonic::async_trait]
+impl Sessions for Service {
+    async fn start_sign_in(
+        &self,
+        request: Request<pb::StartSignInRequest>,
+    ) -> Result<Response<pb::StartSignInResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let email = email::normalized(&r.email, "/email")?;
+        let now = self.clock.now();
+        // A browser that asks again stays the same one, so that the first of two links works, too.
+        let browser = match key::parse(&r.browser) {
+            Some(KeyKind::Browser) => Secret::new(r.browser),
+            _ => key::generate(KeyKind::Browser),
+        };
+        let token = key::generate(KeyKind::SignIn);
+        let mut tx = self.db.control().await?;
+        sessions::lock_email(tx.conn(), &email).await.map_err(Error::from)?;
+        let asked =
+            sessions::asked_since(tx.conn(), &email, &r.address, now - LINK).await.map_err(Error::from)?;
+        if asked.0 >= FOR_ONE || asked.1 >= FROM_ONE {
+            let detail = "Too many links were asked for. Use one of those that were sent, or wait.";
+            return Err(Error::new(Code::RateLimited, detail)
+                .retry_after(LINK.to_std().unwrap_or_default())
+                .into());
+        }
+        let sign_in = SignIn {
+            token: key::sha256(token.expose()),
+            browser: key::sha256(browser.expose()),
+            email: &email,
+            address: &r.address,
+        };
+        sessions::ask(tx.conn(), &sign_in, now, now + LINK).await.map_err(Error::from)?;
+        let link = format!("{}/sign-in/finish#token={}", self.public_url, token.expose());
+        mail::push(&mut tx, &ctx, self, &Mail::sign_in(&email, &link)).await?;
+        let details = [("email", email.clone()), ("address", r.address)];
+        self.audit_platform(tx.conn(), &ctx, "sign_in.started", ("email", &email), &details).await?;
+        tx.commit().await?;
+        let browser = browser.expose().to_owned();
+        Ok(Response::new(pb::StartSignInResponse { browser, expires_at: Some(to_proto(now + LINK)) }))
+    }
+
+    async fn finish_sign_in(
+        &self,
+        request: Request<pb::FinishSignInRequest>,
+    ) -> Result<Response<pb::FinishSignInResponse>, Status> {
+        let mut ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let now = self.clock.now();
+        let mut tx = self.db.control().await?;
+        let (token, browser) = (key::sha256(&r.token), key::sha256(&r.browser));
+        let email = sessions::use_link(tx.conn(), &token, &browser, now).await.map_err(Error::from)?;
+        let email = email.ok_or_else(|| {
+            Error::new(
+                Code::SignInLinkUnusable,
+                "This link was used, is too old, or was asked for in another browser. Ask for a new one here.",
+            )
+        })?;
+        let user = self.user_of(&mut tx, &mut ctx, &email).await?;
+        let secret = key::generate(KeyKind::Session);
+        let session = SessionRow {
+            id: SessionId::new(&*self.clock).to_string(),
+            sha256: key::sha256(secret.expose()).to_vec(),
+            previous_sha256: None,
+            user_agent: r.user_agent,
+            address: r.address,
+            created_at: now,
+            last_seen_at: now,
+            expires_at: now + self.session.longest,
+        };
+        sessions::insert(tx.conn(), &user.id, &session).await.map_err(Error::from)?;
+        let details = [("address", session.address), ("user_agent", session.user_agent)];
+        self.audit_platform(tx.conn(), &ctx, "session.created", ("session", &session.id), &details).await?;
+        tx.commit().await?;
+        let session = secret.expose().to_owned();
+        Ok(Response::new(pb::FinishSignInResponse { session, user: Some(super::users::to_pb(user)) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<pb::ListSessionsRequest>,
+    ) -> Result<Response<pb::ListSessionsResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let current = key::sha256(&request.get_ref().session);
+        let mut conn = self.db.control_once().await?;
+        let rows = sessions::of_user(&mut conn, ctx.require_user()?, self.clock.now(), self.session.idle)
+            .await
+            .map_err(Error::from)?;
+        let is = |hash: &[u8]| bool::from(hash.ct_eq(&current));
+        let sessions = rows.into_iter().map(|s| pb::Session {
+            current: is(&s.sha256) || s.previous_sha256.as_deref().is_some_and(is),
+            id: s.id,
+            user_agent: s.user_agent,
+            address: s.address,
+            created_at: Some(to_proto(s.created_at)),
+            last_seen_at: Some(to_proto(s.last_seen_at)),
+            expires_at: Some(to_proto(s.expires_at)),
+        });
+        Ok(Response::new(pb::ListSessionsResponse { sessions: sessions.collect() }))
+    }
+
+    async fn revoke_session(
+        &self,
+        request: Request<pb::RevokeSessionRequest>,
+    ) -> Result<Response<pb::RevokeSessionResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let id = &request.get_ref().session_id;
+        if self.revoke(&ctx, Some(id), None).await? == 0 {
+            let mut conn = self.db.control_once().await?;
+            if !sessions::exists(&mut conn, ctx.require_user()?, id).await.map_err(Error::from)? {
+                return Err(Error::not_found(format!("session {id}")).into());
+            }
+        }
+        Ok(Response::new(pb::RevokeSessionResponse {}))
+    }
+
+    async fn sign_out(
+        &self,
+        request: Request<pb::SignOutRequest>,
+    ) -> Result<Response<pb::SignOutResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let secret = &request.get_ref().session;
+        if key::parse(secret) != Some(KeyKind::Session) {
+            let detail = "This request has no session that could end; an API key is revoked instead.";
+            return Err(Error::new(Code::Conflict, detail).into());
+        }
+        self.revoke(&ctx, None, Some(&key::sha256(secret))).await?;
+        Ok(Response::new(pb::SignOutResponse::default()))
+    }
+
+    async fn sign_out_everywhere(
+        &self,
+        request: Request<pb::SignOutEverywhereRequest>,
+    ) -> Result<Response<pb::SignOutEverywhereResponse>, Status> {
+        let ended = self.revoke(&ctx(&request)?, None, None).await?;
+        Ok(Response::new(pb::SignOutEverywhereResponse { session: String::new(), ended }))
+    }
+}
+
+impl Service {
+    /// The person with that address; a new one is registered.
+    async fn user_of(&self, tx: &mut ControlTx, ctx: &mut RequestCtx, email: &str) -> Result<UserRow> {
+        let wish = UserRow {
+            id: UserId::new(&*self.clock).to_string(),
+            email: email.to_owned(),
+            name: email.split('@').next().unwrap_or(email).chars().take(100).collect(),
+            created_at: self.clock.now(),
+        };
+        let user = users::find_or_insert(tx.conn(), &wish).await?;
+        ctx.actor.kind = nitejar_common::ActorKind::User;
+        ctx.actor.id.clone_from(&user.id);
+        if user.id == wish.id {
+            let details = [("email", user.email.clone())];
+            self.audit_platform(tx.conn(), ctx, "user.created", ("user", &user.id), &details).await?;
+        }
+        Ok(user)
+    }
+
+    /// Ends sessions of the caller's and tells of each; answers how many.
+    async fn revoke(&self, ctx: &RequestCtx, id: Option<&str>, sha256: Option<&[u8]>) -> Result<u32> {
+        let mut tx = self.db.control().await?;
+        let ended = sessions::revoke(tx.conn(), ctx.require_user()?, id, sha256, self.clock.now()).await?;
+        for id in &ended {
+            self.audit_platform(tx.conn(), ctx, "session.revoked", ("session", id), &[]).await?;
+        }
+        tx.commit().await?;
+        Ok(u32::try_from(ended.len()).unwrap_or(u32::MAX))
+    }
+
+    /// Who is behind a session's secret. One that was rotated away long ago ends the session: two have it.
+    pub(crate) async fn resolve_session(
+        &self,
+        sha256: &[u8],
+        org: &str,
+    ) -> Result<pb::ResolveCredentialResponse> {
+        let now = self.clock.now();
+        let unknown = || Error::new(Code::InvalidCredential, "This session is not valid.");
+        let mut conn = self.db.control_once().await?;
+        let found = sessions::resolve(&mut conn, sha256, org, now, self.session.idle).await?;
+        drop(conn);
+        let found = found.ok_or_else(unknown)?;
+        if !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE) {
+            self.end_stolen(&found).await?;
+            return Err(unknown());
+        }
+        let confirms = found.newest && found.rotated && found.confirmed_at.is_none();
+        if confirms || now - found.last_seen_at > Duration::minutes(1) {
+            let mut tx = self.db.control().await?;
+            sessions::touch(tx.conn(), &found.id, now, found.newest).await?;
+            tx.commit().await?;
+        }
+        let lost = !found.newest && found.confirmed_at.is_none() && found.rotated_at < now - GRACE;
+        let old = found.newest && found.rotated_at < now - self.session.rotate;
+        Ok(pb::ResolveCredentialResponse {
+            actor_kind: "user".into(),
+            actor_id: found.user_id,
+            actor_name: found.user_name,
+            role: found.member_role.filter(|_| found.active).unwrap_or_default(),
+            key_id: found.id,
+            expires_at: Some(to_proto(found.expires_at.min(now + self.session.idle))),
+            rotate: lost || old,
+            ..Default::default()
+        })
+    }
+
+    async fn end_stolen(&self, found: &Found) -> Result<()> {
+        tracing::warn!(session = found.id, "a rotated session secret was used again; the session ends");
+        let ctx = RequestCtx::service("tenancy", &*self.clock);
+        let mut tx = self.db.control().await?;
+        sessions::revoke(tx.conn(), &found.user_id, Some(&found.id), None, self.clock.now()).await?;
+        let details = [("user", found.user_id.clone())];
+        self.audit_platform(tx.conn(), &ctx, "session.reused", ("session", &found.id), &details).await?;
+        tx.commit().await
+    }
+
+    /// A new secret for a session; empty when another request was faster.
+    pub(crate) async fn rotate_session(&self, presented: &[u8]) -> Result<String> {
+        let (now, new) = (self.clock.now(), key::generate(KeyKind::Session));
+        let (old, lost) = (now - self.session.rotate, now - GRACE);
+        let mut tx = self.db.control().await?;
+        let hash = key::sha256(new.expose());
+        let rotated = sessions::rotate(tx.conn(), presented, &hash, now, old, lost).await?;
+        tx.commit().await?;
+        Ok(if rotated { new.expose().to_owned() } else { String::new() })
+    }
+}

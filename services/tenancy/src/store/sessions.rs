@@ -1,0 +1,268 @@
+//! Links and sessions, in `control`. Only hashes of their secrets are here.
+
+use chrono::{DateTime, Duration, Utc};
+use sqlx::{FromRow, PgConnection};
+
+/// A link that was asked for.
+#[derive(Clone, Debug)]
+pub struct SignIn<'a> {
+    /// Of what the link holds.
+    pub token: [u8; 32],
+    /// Of the browser that asked.
+    pub browser: [u8; 32],
+    /// Whose link.
+    pub email: &'a str,
+    /// Where it was asked from.
+    pub address: &'a str,
+}
+
+/// A living session as a credential: who, and how its secret stands.
+#[derive(Clone, Debug, FromRow)]
+pub struct Found {
+    /// `session_…`
+    pub id: String,
+    /// Whose.
+    pub user_id: String,
+    /// That person's name.
+    pub user_name: String,
+    /// Their role in the organization asked for.
+    pub member_role: Option<String>,
+    /// Whether that organization is active.
+    pub active: bool,
+    /// The secret is the newest; otherwise it is the one before.
+    pub newest: bool,
+    /// There is one before.
+    pub rotated: bool,
+    /// When the newest was made.
+    pub rotated_at: DateTime<Utc>,
+    /// When the newest was first used.
+    pub confirmed_at: Option<DateTime<Utc>>,
+    /// Last noted use.
+    pub last_seen_at: DateTime<Utc>,
+    /// When it ends by itself.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A session as its owner sees it.
+#[derive(Clone, Debug, FromRow)]
+pub struct SessionRow {
+    /// `session_…`
+    pub id: String,
+    /// Of its newest secret.
+    pub sha256: Vec<u8>,
+    /// Of the one before.
+    pub previous_sha256: Option<Vec<u8>>,
+    /// What the browser called itself.
+    pub user_agent: String,
+    /// Where it signed in from.
+    pub address: String,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+    /// Last noted use.
+    pub last_seen_at: DateTime<Utc>,
+    /// When it ends by itself.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// How many links were asked for since then: for the address of mail, and from the address on the net.
+pub async fn asked_since(
+    conn: &mut PgConnection,
+    email: &str,
+    address: &str,
+    since: DateTime<Utc>,
+) -> sqlx::Result<(i64, i64)> {
+    sqlx::query_as(
+        "SELECT (SELECT count(*) FROM sign_ins WHERE email = $1 AND created_at > $3), \
+         (SELECT count(*) FROM sign_ins WHERE address = $2 AND created_at > $3)",
+    )
+    .bind(email)
+    .bind(address)
+    .bind(since)
+    .fetch_one(conn)
+    .await
+}
+
+/// One at a time for an address of mail, so that many at once are counted as well.
+pub async fn lock_email(conn: &mut PgConnection, email: &str) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))").bind(email).execute(conn).await?;
+    Ok(())
+}
+
+/// Adds a link.
+pub async fn ask(
+    conn: &mut PgConnection,
+    sign_in: &SignIn<'_>,
+    now: DateTime<Utc>,
+    expires_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO sign_ins (token_sha256, browser_sha256, email, address, created_at, expires_at) \
+         VALUES ($1, $2, $3, $4, $5, $6)",
+    )
+    .bind(sign_in.token.as_slice())
+    .bind(sign_in.browser.as_slice())
+    .bind(sign_in.email)
+    .bind(sign_in.address)
+    .bind(now)
+    .bind(expires_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Uses a link, once and in its browser; answers whose it is.
+pub async fn use_link(
+    conn: &mut PgConnection,
+    token: &[u8; 32],
+    browser: &[u8; 32],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "UPDATE sign_ins SET used_at = $3 \
+         WHERE token_sha256 = $1 AND browser_sha256 = $2 AND used_at IS NULL AND expires_at > $3 RETURNING email",
+    )
+    .bind(token.as_slice())
+    .bind(browser.as_slice())
+    .bind(now)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Adds a session.
+pub async fn insert(conn: &mut PgConnection, user_id: &str, session: &SessionRow) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO sessions (id, user_id, sha256, rotated_at, user_agent, address, created_at, last_seen_at, expires_at) \
+         VALUES ($1, $2, $3, $6, $4, $5, $6, $6, $7)",
+    )
+    .bind(&session.id)
+    .bind(user_id)
+    .bind(&session.sha256)
+    .bind(&session.user_agent)
+    .bind(&session.address)
+    .bind(session.created_at)
+    .bind(session.expires_at)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// The living session with that secret, or with it as the one before.
+pub async fn resolve(
+    conn: &mut PgConnection,
+    sha256: &[u8],
+    org: &str,
+    now: DateTime<Utc>,
+    idle: Duration,
+) -> sqlx::Result<Option<Found>> {
+    sqlx::query_as(
+        "SELECT s.id, s.user_id, u.name AS user_name, m.role AS member_role, \
+         EXISTS (SELECT FROM orgs o WHERE o.id = $2 AND o.state = 'active') AS active, \
+         s.sha256 = $1 AS newest, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, \
+         s.last_seen_at, s.expires_at \
+         FROM sessions s JOIN users u ON u.id = s.user_id \
+         LEFT JOIN memberships m ON m.user_id = s.user_id AND m.org_id = $2 \
+         WHERE (s.sha256 = $1 OR s.previous_sha256 = $1) AND s.revoked_at IS NULL AND s.expires_at > $3 \
+         AND s.last_seen_at > $4",
+    )
+    .bind(sha256)
+    .bind(org)
+    .bind(now)
+    .bind(now - idle)
+    .fetch_optional(conn)
+    .await
+}
+
+/// Notes a use, and whether it was the first one of the newest secret.
+pub async fn touch(conn: &mut PgConnection, id: &str, now: DateTime<Utc>, newest: bool) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE sessions SET last_seen_at = $2, \
+         confirmed_at = CASE WHEN $3 THEN coalesce(confirmed_at, $2) ELSE confirmed_at END WHERE id = $1",
+    )
+    .bind(id)
+    .bind(now)
+    .bind(newest)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Gives a session a new secret, if `presented` is its newest one and older than `before`, or if the newest one, that old,
+/// was never used: its browser did not get it. Answers whether it did.
+pub async fn rotate(
+    conn: &mut PgConnection,
+    presented: &[u8],
+    new: &[u8; 32],
+    now: DateTime<Utc>,
+    before: DateTime<Utc>,
+    lost_before: DateTime<Utc>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "UPDATE sessions SET previous_sha256 = $1, sha256 = $2, rotated_at = $3, confirmed_at = NULL \
+         WHERE revoked_at IS NULL AND ((sha256 = $1 AND rotated_at < $4) \
+         OR (previous_sha256 = $1 AND confirmed_at IS NULL AND rotated_at < $5))",
+    )
+    .bind(presented)
+    .bind(new.as_slice())
+    .bind(now)
+    .bind(before)
+    .bind(lost_before)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// A person's living sessions, the newest first.
+pub async fn of_user(
+    conn: &mut PgConnection,
+    user_id: &str,
+    now: DateTime<Utc>,
+    idle: Duration,
+) -> sqlx::Result<Vec<SessionRow>> {
+    sqlx::query_as(
+        "SELECT id, sha256, previous_sha256, user_agent, address, created_at, last_seen_at, expires_at FROM sessions \
+         WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND last_seen_at > $3 \
+         ORDER BY created_at DESC, id DESC LIMIT 100",
+    )
+    .bind(user_id)
+    .bind(now)
+    .bind(now - idle)
+    .fetch_all(conn)
+    .await
+}
+
+/// Ends a person's sessions: the one with that id, the one with that secret, or, with neither, all. Answers which.
+pub async fn revoke(
+    conn: &mut PgConnection,
+    user_id: &str,
+    id: Option<&str>,
+    sha256: Option<&[u8]>,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "UPDATE sessions SET revoked_at = $4 WHERE user_id = $1 AND revoked_at IS NULL AND ($2::text IS NULL OR id = $2) \
+         AND ($3::bytea IS NULL OR sha256 = $3 OR previous_sha256 = $3) RETURNING id",
+    )
+    .bind(user_id)
+    .bind(id)
+    .bind(sha256)
+    .bind(now)
+    .fetch_all(conn)
+    .await
+}
+
+/// Whether a person ever had that session.
+pub async fn exists(conn: &mut PgConnection, user_id: &str, id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM sessions WHERE user_id = $1 AND id = $2)")
+        .bind(user_id)
+        .bind(id)
+        .fetch_one(conn)
+        .await
+}
+
+/// Forgets links of more than a day ago, and sessions that ended a month ago.
+pub async fn forget(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<()> {
+    let (day, month) = (now - Duration::days(1), now - Duration::days(30));
+    sqlx::query("DELETE FROM sign_ins WHERE created_at < $1").bind(day).execute(&mut *conn).await?;
+    sqlx::query("DELETE FROM sessions WHERE expires_at < $1").bind(month).execute(conn).await?;
+    Ok(())
+}
