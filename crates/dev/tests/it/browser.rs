@@ -20,7 +20,11 @@ async fn a_person_signs_in_on_two_devices_signs_out_everywhere_and_reads_the_ref
     let pictures = std::env::var("NITEJAR_PICTURES").unwrap_or_default();
     let walk = tokio::task::spawn_blocking(move || {
         let email = "grace@example.com";
-        Command::new("node").arg("browser.mjs").args([&gateway, &mailbox, email, &pictures]).current_dir(dir).output()
+        Command::new("node")
+            .arg("browser.mjs")
+            .args([&gateway, &mailbox, email, &pictures])
+            .current_dir(dir)
+            .output()
     });
     let output = walk.await.unwrap().unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -30,7 +34,8 @@ async fn a_person_signs_in_on_two_devices_signs_out_everywhere_and_reads_the_ref
     assert_eq!(seen["token"], "", "the link's secret leaves the address bar");
     assert_eq!(seen["httpOnly"], true);
     let document = stack.operator().unwrap().get("/openapi.json").await.unwrap();
-    let operations = document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len());
+    let operations =
+        document["paths"].as_object().unwrap().values().map(|path| path.as_object().unwrap().len());
     assert_eq!(seen["operations"], operations.sum::<usize>());
     assert_eq!(seen["examples"], seen["operations"], "each operation shows an example");
     assert_eq!(seen["errors"], document["x-errors"].as_array().unwrap().len());

@@ -53,7 +53,9 @@ async fn every_mutation_is_audited() {
     let of_platform = |p: &str| {
         let personal = p.starts_with("Sessions.") || p.starts_with("Users.");
         personal
-            || POLICIES.values().any(|q| short(q) == p && q.scope == Scope::Operator && p != "Subscriptions.SetPlan")
+            || POLICIES
+                .values()
+                .any(|q| short(q) == p && q.scope == Scope::Operator && p != "Subscriptions.SetPlan")
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {

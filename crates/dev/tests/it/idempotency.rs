@@ -9,8 +9,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::endpoints::{ENDPOINTS, Endpoint, Ids};
-use crate::world::{World, finished};
+use crate::endpoints::{ENDPOINTS, Ids};
+use crate::examples::prepare;
+use crate::world::World;
 
 async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Answer {
     let request = client.request(Method::POST, path).header("idempotency-key", key).json(body);
@@ -19,36 +20,6 @@ async fn post(client: &Client, path: &str, key: &str, body: &Value) -> Answer {
 
 fn replayed(answer: &Answer) -> bool {
     answer.headers.contains_key("idempotency-replayed")
-}
-
-/// A body with which the request succeeds in this world, where the table's own does not.
-async fn prepare(stack: &TestStack, world: &World, ids: &mut Ids, endpoint: &Endpoint) -> Value {
-    let at = |rest: &str| format!("/v1/orgs/{}{rest}", world.org);
-    match endpoint.rpc {
-        "Orgs.CreateOrg" => json!({ "slug": "asked-twice", "name": "Once" }),
-        "Invitations.AcceptInvitation" => {
-            let (other, _) = person(&stack.operator().unwrap(), "other").await.unwrap();
-            let other_org = organization(&other).await.unwrap();
-            let email = text(&world.owner.get("/v1/me").await.unwrap(), "email");
-            let wish = json!({ "email": email, "role": "viewer" });
-            let invited = other.post(&format!("/v1/orgs/{other_org}/invitations"), &wish).await.unwrap();
-            json!({ "token": text(&invited, "token") })
-        }
-        "Jobs.CancelJob" | "Jobs.RetryJob" => {
-            // Paused, so that it waits.
-            let agent = at(&format!("/agents/{}", world.agent));
-            world.owner.post(&format!("{agent}:pause"), &json!({})).await.unwrap();
-            let item = json!({ "agent_id": world.agent, "title": "to be cancelled" });
-            let item = world.owner.post(&at("/work-items"), &item).await.unwrap();
-            ids.job = item["job_ids"][0].as_str().unwrap().to_owned();
-            if endpoint.rpc == "Jobs.RetryJob" {
-                world.owner.post(&at(&format!("/jobs/{}:cancel", ids.job)), &json!({})).await.unwrap();
-                finished(&world.owner, &world.org, &ids.job).await;
-            }
-            json!({})
-        }
-        _ => endpoint.body(ids).unwrap_or_else(|| json!({})),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,7 +39,11 @@ async fn every_post_happens_once_and_is_answered_as_before() {
         }
         let client = if scope == Scope::Operator { &operator } else { &world.owner };
         let mut ids = Ids::of(&world);
-        let body = prepare(&stack, &world, &mut ids, endpoint).await;
+        let body = match prepare(&stack, &world, &mut ids, endpoint.rpc).await {
+            Some(body) => body,
+            None if endpoint.rpc == "Orgs.CreateOrg" => json!({ "slug": "asked-twice", "name": "Once" }),
+            None => endpoint.body(&ids).unwrap_or_else(|| json!({})),
+        };
         let path = endpoint.path(&ids);
         let first = post(client, &path, "same-key", &body).await;
         assert_eq!((first.status, replayed(&first)), (200, false), "{}: {}", endpoint.rpc, first.body);

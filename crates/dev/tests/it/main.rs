@@ -10,6 +10,7 @@ mod coverage;
 mod credentials;
 mod edge;
 mod endpoints;
+mod examples;
 mod idempotency;
 mod isolation;
 mod jobs;

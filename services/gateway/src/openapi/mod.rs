@@ -1,6 +1,8 @@
 //! The OpenAPI 3.1 document, from the descriptor set alone.
 
 mod comments;
+mod errors;
+pub mod examples;
 mod schema;
 
 use std::sync::{Arc, LazyLock};
@@ -52,12 +54,19 @@ pub fn document() -> Value {
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
-        "security": [{"bearer": []}],
+        "security": [{"bearer": []}, {"session": []}],
+        "x-errors": errors::all(),
         "tags": tags(),
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `njk_…`."}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `njk_…`."},
+                "session": {
+                    "type": "apiKey", "in": "cookie", "name": "__Host-nj_session",
+                    "description": "A browser that is signed in. Writes must come from our own pages.",
+                },
+            },
         },
     })
 }
@@ -105,6 +114,14 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
             "description": "The id of the last event that was seen: the stream goes on after it. Counts more than `after`.",
         }));
     }
+    if takes_idempotency_key(route) {
+        parameters.push(json!({
+            "name": "Idempotency-Key", "in": "header", "required": false,
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+            "description": "Makes it safe to repeat the request: for 24 hours the same key with the same request gets the same \
+                answer, and nothing happens twice.",
+        }));
+    }
     let left: Vec<FieldDescriptor> =
         input.fields().filter(|f| !bound.contains(&f.name()) && f.name() != "etag" && !filled(f)).collect();
     let mut operation = json!({
@@ -121,8 +138,18 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     if let Some(audit) = &policy.audit {
         operation["x-audit-action"] = audit.clone().into();
     }
-    if policy.scope == Scope::Public {
-        operation["security"] = json!([{}]);
+    match policy.scope {
+        Scope::Public => operation["security"] = json!([{}]),
+        Scope::Operator | Scope::Runner => operation["security"] = json!([{"bearer": []}]),
+        _ => {}
+    }
+    let rpc = format!("{}.{}", method.parent_service().name(), method.name());
+    let template = policy.http.as_ref().map_or("", |h| h.template.as_str());
+    operation["x-example"] = json!({"path": examples::filled(template) + examples::query(&rpc)});
+    if let Some(body) = examples::body(&rpc) {
+        operation["x-example"]["body"] = body;
+    } else if !http.1.is_empty() {
+        operation["x-example"]["body"] = json!({});
     }
     if http.1.is_empty() {
         for field in &left {
@@ -137,8 +164,11 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     } else {
         let schema = schemas.object(&left);
         let required = left.iter().any(|f| crate::transcode::rules::rules(f).required);
-        operation["requestBody"] =
-            json!({"required": required, "content": {"application/json": {"schema": schema}}});
+        let example = operation["x-example"]["body"].clone();
+        operation["requestBody"] = json!({
+            "required": required,
+            "content": {"application/json": {"schema": schema, "example": example}},
+        });
     }
     if !parameters.is_empty() {
         operation["parameters"] = parameters.into();
@@ -150,6 +180,12 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
 /// Not the caller's to give.
 fn filled(field: &FieldDescriptor) -> bool {
     !crate::transcode::rules::rules(field).from.is_empty()
+}
+
+/// See `idempotency`.
+fn takes_idempotency_key(route: &Route) -> bool {
+    let post = route.policy.http.as_ref().is_some_and(|h| h.verb == "POST");
+    post && !matches!(route.policy.scope, Scope::Public | Scope::Runner)
 }
 
 fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {
@@ -166,16 +202,36 @@ fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value 
         ok["headers"]["ETag"] =
             json!({"schema": {"type": "string"}, "description": "The version that was read or written."});
     }
+    let mut left = json!({});
+    if route.policy.scope != Scope::Public {
+        left["RateLimit-Policy"] =
+            json!({"schema": {"type": "string"}, "description": "The limit: `q` requests in `w` seconds."});
+        left["RateLimit"] = json!({"schema": {"type": "string"}, "description": "What is left: `r` requests, for `t` seconds."});
+        if let (Some(headers), Some(left)) = (ok["headers"].as_object_mut(), left.as_object()) {
+            headers.extend(left.clone());
+        }
+    }
+    if takes_idempotency_key(route) {
+        ok["headers"]["Idempotency-Replayed"] = json!({
+            "schema": {"type": "string", "enum": ["true"]}, "description": "There when this is the answer to an earlier request.",
+        });
+    }
     let mut all = Map::new();
     all.insert("200".into(), ok);
     for (status, codes) in refusals(route, etag) {
         let words: Vec<&str> = codes.iter().map(|c| c.as_str()).collect();
+        let mut headers = json!({"X-Request-Id": request_id});
+        if matches!(status, 429 | 503) {
+            headers["Retry-After"] =
+                json!({"schema": {"type": "integer", "minimum": 1}, "description": "Seconds to wait."});
+        }
         let texts: Vec<String> = codes.iter().map(|c| format!("`{}`: {}", c.as_str(), c.title())).collect();
         all.insert(
             status.to_string(),
             json!({
                 "description": texts.join(" "),
                 "x-codes": words,
+                "headers": headers,
                 "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
             }),
         );
@@ -193,9 +249,17 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         Code::NotFound,
         Code::PayloadTooLarge,
         Code::Internal,
+        Code::RateLimited,
         Code::Unavailable,
+        Code::Overloaded,
         Code::DeadlineExceeded,
     ];
+    if takes_idempotency_key(route) {
+        codes.extend([Code::IdempotencyKeyReused, Code::IdempotencyKeyInUse]);
+    }
+    if !route.cookies.is_empty() || policy.http.as_ref().is_some_and(|h| h.verb != "GET") {
+        codes.push(Code::CrossSite);
+    }
     if policy.scope != Scope::Public {
         codes.extend([Code::Unauthenticated, Code::PermissionDenied]);
     }
@@ -213,10 +277,9 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     }
     match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {
         ("Members", _) if policy.audit.is_some() => codes.push(Code::LastOwner),
+        (_, "FinishSignIn") => codes.push(Code::SignInLinkUnusable),
         (_, "AcceptInvitation") => codes.push(Code::InvitationUnusable),
-        (_, "FinishGithubInstall") => {
-            codes.extend([Code::InstallationBound, Code::PermissionDenied, Code::RateLimited])
-        }
+        (_, "FinishGithubInstall") => codes.extend([Code::InstallationBound, Code::PermissionDenied]),
         (_, "CreateAgent") => codes.push(Code::AgentsLimit),
         ("Runner", _) => codes.push(Code::StaleLease),
         _ => {}

@@ -78,10 +78,8 @@ impl Plan {
             name if name.starts_with("google.protobuf.") => return None,
             _ => {}
         }
-        let fields = descriptor
-            .fields()
-            .map(|field| self.field(&field, known))
-            .collect::<Option<Vec<_>>>()?;
+        let fields =
+            descriptor.fields().map(|field| self.field(&field, known)).collect::<Option<Vec<_>>>()?;
         self.messages[at] = Message::Fields(fields);
         Some(at)
     }
