@@ -10,6 +10,18 @@ type Package = (&'static str, fn() -> bool);
 /// What is needed, and how one sees that it is there.
 const NEEDED: &[Package] = &[("postgresql", has_postgres), ("gcc", || has("cc"))];
 
+/// What the tests need besides: a real browser, and those who judge us.
+const FOR_TESTS: &[Package] = &[
+    ("chromium", || ["chromium", "chromium-browser", "google-chrome"].iter().any(|name| has(name))),
+    ("npm", || has("npm")),
+    ("python3-venv", has_venv),
+];
+
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import venv, ensurepip"]).stderr(Stdio::null()).status().is_ok_and(|s| s.success())
+}
+
 /// Whether a program is on the path.
 pub fn has(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
@@ -21,9 +33,19 @@ fn has_postgres() -> bool {
     debian.map(|e| e.path().join("bin/initdb")).any(|p| p.exists()) || (has("initdb") && has("postgres"))
 }
 
-/// Installs what is missing as root or by sudo; otherwise prints what to type.
+/// What running the product needs: installs what is missing as root or by sudo; otherwise prints what to type.
 pub fn ensure() -> Result<()> {
-    let missing: Vec<&str> = NEEDED.iter().filter(|(_, there)| !there()).map(|(name, _)| *name).collect();
+    install(NEEDED)
+}
+
+/// The same for the tests.
+pub fn ensure_for_tests() -> Result<()> {
+    install(NEEDED)?;
+    install(FOR_TESTS)
+}
+
+fn install(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&str> = packages.iter().filter(|(_, there)| !there()).map(|(name, _)| *name).collect();
     if missing.is_empty() {
         return Ok(());
     }

@@ -12,7 +12,7 @@ use crate::{checks, packages};
 type Step = (&'static str, &'static str, fn() -> Result<String>);
 
 const STEPS: &[Step] = &[
-    ("packages", "system packages are there", || packages::ensure().map(|()| String::new())),
+    ("packages", "system packages are there", || packages::ensure_for_tests().map(|()| String::new())),
     ("fmt", "the code is formatted", fmt),
     ("layering", "who may depend on whom; where SQL and transport may be", checks::layering),
     ("docs", "links, paths and commands in documents exist", checks::docs),
@@ -22,6 +22,7 @@ const STEPS: &[Step] = &[
     ("clippy", "no warning anywhere", clippy),
     ("deny", "licences, sources and bans of dependencies", deny),
     ("npm", "what judges us: GitHub's examples and description, an OpenAPI validator", npm),
+    ("python", "more of them: a tester of APIs, a generator of clients, Kubernetes' schemas", python),
     ("binaries", "what the tests start as processes", binaries),
     ("tests", "all tests", tests),
 ];
@@ -92,6 +93,24 @@ fn npm() -> Result<String> {
     let mut command = Command::new("npm");
     command.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]).current_dir(&dir);
     must(&mut command).map(|()| String::new())
+}
+
+/// A Python of the tests' own, below the build's folder; made anew when the list of its packages changed.
+fn python() -> Result<String> {
+    let list = crate::run::root()?.join("crates/testkit/python/requirements.txt");
+    let dir = crate::run::target_dir()?.join("python");
+    let (wanted, installed) = (std::fs::read(&list)?, dir.join("installed.txt"));
+    if std::fs::read(&installed).is_ok_and(|there| there == wanted) {
+        return Ok(String::new());
+    }
+    let _ = std::fs::remove_dir_all(&dir);
+    must(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
+    let mut pip = Command::new(dir.join("bin/pip"));
+    pip.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"])
+        .arg(&list);
+    must(&mut pip)?;
+    std::fs::write(&installed, &wanted)?;
+    Ok(String::new())
 }
 
 fn binaries() -> Result<String> {

@@ -41,6 +41,11 @@ impl Client {
         Self { key: key.to_owned(), ..self.clone() }
     }
 
+    /// Its credential.
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
     /// The same credential at another gateway.
     #[must_use]
     pub fn at(&self, base: &str) -> Self {

@@ -32,7 +32,8 @@ pub(crate) fn of_request(
     if verb != "POST" || matches!(route.policy.scope, Scope::Public | Scope::Runner) {
         return Ok(None);
     }
-    let key = value.to_str().unwrap_or_default();
+    let visible = value.as_bytes().iter().all(|byte| (b'!'..=b'~').contains(byte));
+    let key = value.to_str().ok().filter(|_| visible).unwrap_or_default();
     if key.is_empty() || key.len() > LONGEST || values.next().is_some() {
         return Err(Error::invalid(
             "/Idempotency-Key",

@@ -161,8 +161,8 @@ async fn serve(
     let filled = fill(&route, &head.headers, address);
     let filled = request::Headers {
         filled: &filled,
-        if_match: header_text(&head.headers, &header::IF_MATCH),
-        last_event_id: header_text(&head.headers, &LAST_EVENT_ID),
+        if_match: condition(&head.headers, &header::IF_MATCH)?,
+        last_event_id: condition(&head.headers, &LAST_EVENT_ID)?,
     };
     let query = head.uri.query().unwrap_or_default();
     let path = head.uri.path_and_query().map_or("", |p| p.as_str());
@@ -226,6 +226,16 @@ fn fill(route: &Route, headers: &HeaderMap, address: IpAddr) -> Vec<(FieldDescri
         }
     };
     route.filled.iter().filter_map(|(field, source)| Some((field.clone(), value(source)?))).collect()
+}
+
+/// A header that decides what happens: one that can't be read must not be taken for none.
+fn condition<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Result<Option<&'a str>> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| {
+        let name = if *name == header::IF_MATCH { "If-Match" } else { "Last-Event-ID" };
+        Error::invalid(format!("/{name}"), "must be visible ASCII characters")
+    });
+    text.map(Some)
 }
 
 fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<&'a str> {

@@ -5,6 +5,7 @@
 mod bad_input;
 mod browser;
 mod chaos;
+mod clients;
 mod contract;
 mod coverage;
 mod credentials;
@@ -18,6 +19,7 @@ mod limits;
 mod openapi;
 mod quota;
 mod roles;
+mod schemathesis;
 mod sessions;
 mod story;
 mod trace;

@@ -17,6 +17,8 @@ use nitejar_proto::policy::Scope;
 use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 
+use schema::Way;
+
 use crate::problem;
 use crate::service::Gateway;
 use crate::transcode::request;
@@ -95,7 +97,7 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     let mut parameters: Vec<Value> = Vec::new();
     for name in &bound {
         if let Some(field) = input.get_field_by_name(name) {
-            let mut schema = schemas.field(&field);
+            let mut schema = schemas.field(&field, Way::In);
             schema.as_object_mut().map(|s| s.remove("description"));
             let description = comments::of(&input.parent_file(), field.path());
             parameters.push(json!({"name": name, "in": "path", "required": true, "schema": schema, "description": description}));
@@ -103,14 +105,14 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     }
     if etag {
         parameters.push(json!({
-            "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 70},
+            "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 64, "pattern": "^[ -~]*$"},
             "description": "The ETag that was read. A change in between is refused with 412.",
         }));
     }
     if method.is_server_streaming() && input.get_field_by_name(request::AFTER).is_some() {
         parameters.push(json!({
             "name": "Last-Event-ID", "in": "header", "required": false,
-            "schema": {"type": "integer", "format": "int64", "minimum": 0},
+            "schema": {"type": "integer", "format": "int64", "minimum": 0, "maximum": 9_007_199_254_740_991_i64},
             "description": "The id of the last event that was seen: the stream goes on after it. Counts more than `after`.",
         }));
     }
@@ -154,7 +156,7 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     if http.1.is_empty() {
         for field in &left {
             let rules = crate::transcode::rules::rules(field);
-            let mut schema = schemas.field(field);
+            let mut schema = schemas.field(field, Way::In);
             schema.as_object_mut().map(|s| s.remove("description"));
             parameters.push(json!({
                 "name": field.name(), "in": "query", "required": rules.required, "schema": schema,
@@ -162,7 +164,7 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
             }));
         }
     } else {
-        let schema = schemas.object(&left);
+        let schema = schemas.object(&left, Way::In);
         let required = left.iter().any(|f| crate::transcode::rules::rules(f).required);
         let example = operation["x-example"]["body"].clone();
         operation["requestBody"] = json!({
@@ -189,7 +191,7 @@ fn takes_idempotency_key(route: &Route) -> bool {
 }
 
 fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {
-    let output = schemas.reference(&route.method.output());
+    let output = schemas.reference(&route.method.output(), Way::Out);
     let request_id =
         json!({"schema": {"type": "string"}, "description": "The request's id, to tell support."});
     let content = if route.method.is_server_streaming() {

@@ -50,8 +50,9 @@ pub fn build(
         Some(Node::Object(fields)) => {
             let present = leaves(&descriptor, &fields, "", &reader.bound);
             reader.object(&mut message, fields, "");
+            // An empty mask is none: what the body names is written.
             if let Some(mask) = descriptor.get_field_by_name(MASK)
-                && !message.has_field(&mask)
+                && is_empty_mask(&message.get_field(&mask))
             {
                 set_mask(&mut message, &mask, present);
             }
@@ -100,6 +101,9 @@ pub fn build(
     Err(error)
 }
 
+/// Up to here a float tells all whole numbers apart.
+const EXACT: f64 = 9_007_199_254_740_992.0;
+
 struct Reader {
     problems: Vec<Violation>,
     /// Fields that come from elsewhere and so not from the body or the query.
@@ -123,6 +127,7 @@ impl Reader {
                 continue;
             };
             if node == Node::Null {
+                self.note(&pointer, "must not be null; leave it out instead");
                 continue;
             }
             if let Some(value) = self.value(&field, node, &pointer) {
@@ -178,8 +183,14 @@ impl Reader {
                 Some(value) => return Some(value),
                 None => "must fit its range".to_owned(),
             },
-            (kind, Node::Float(f)) if rules::is_integer(kind) && f.fract() != 0.0 => {
-                "must be a whole number".to_owned()
+            // 1.0 and 1e3 are whole numbers in JSON; beyond 2^53 a float has lost some.
+            (kind, Node::Float(f)) if rules::is_integer(kind) => {
+                let whole = f.fract() == 0.0 && f.abs() <= EXACT;
+                #[expect(clippy::cast_possible_truncation, reason = "whole and within 2^53")]
+                match whole.then_some(f as i128).and_then(|n| integer(kind, n)) {
+                    Some(value) => return Some(value),
+                    None => "must be a whole number within its range".to_owned(),
+                }
             }
             // What we write as a string, because it is not safe as a number, may come back as one.
             (kind @ (Kind::Int64 | Kind::Uint64), Node::Text(text)) => {
@@ -302,6 +313,11 @@ fn mask_value<'a>(descriptor: &MessageDescriptor, paths: impl Iterator<Item = &'
     let paths = paths.filter(|p| !p.is_empty()).map(|p| Value::String(p.to_owned())).collect();
     message.set_field_by_name("paths", Value::List(paths));
     Value::Message(message)
+}
+
+fn is_empty_mask(mask: &Value) -> bool {
+    let paths = mask.as_message().and_then(|mask| mask.get_field_by_name("paths"));
+    paths.is_none_or(|paths| paths.as_list().is_none_or(<[Value]>::is_empty))
 }
 
 fn set_mask(message: &mut DynamicMessage, field: &FieldDescriptor, present: Vec<String>) {

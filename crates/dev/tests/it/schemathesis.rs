@@ -1,0 +1,71 @@
+//! An independent tester (PyPI schemathesis) reads our document and tries what it finds there, with an owner's key: no
+//! server error, no answer outside of the document, nothing accepted that the document forbids.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use nitejar_dev::test_stack::{TestStack, target_dir};
+
+use crate::world::World;
+
+/// A program of the Python tools; none when they are not installed.
+pub(crate) fn python_tool(name: &str) -> Option<PathBuf> {
+    let root = target_dir().unwrap();
+    let tool = root.ancestors().map(|dir| dir.join("python/bin").join(name)).find(|path| path.exists());
+    assert!(
+        tool.is_some() || std::env::var_os("CI").is_none(),
+        "{name} is missing: cargo xtask test --only python"
+    );
+    tool
+}
+
+/// It wants everything that fits the document to be accepted. These refusals depend on what was said before, or when, which
+/// no schema can say.
+const BEYOND_SCHEMAS: &[&str] = &[
+    "\"pointer\":\"/page_token\"",
+    "\"code\":\"idempotency_key_reused\"",
+    "\"code\":\"etag_mismatch\"",
+    "\"code\":\"agents_limit\"",
+    "must lie in the future",
+    "must be a permission of the role",
+];
+
+/// What it found, but for those.
+fn found(report: &str) -> Vec<String> {
+    let parts = report.split("\n- ST").skip(1).map(|part| part.split("\n____").next().unwrap_or(part));
+    let beyond =
+        |part: &str| part.starts_with("202 ") && BEYOND_SCHEMAS.iter().any(|known| part.contains(known));
+    parts.filter(|part| !beyond(part)).map(|part| format!("ST{part}")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_no_answer_outside_of_the_document() {
+    let Some(schemathesis) = python_tool("schemathesis") else { return };
+    let stack = TestStack::start().await.unwrap();
+    let world = World::new(&stack).await;
+    let gateway = stack.places.gateway_url();
+    let examples = std::env::var("NITEJAR_SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "8".into());
+    let mut command = Command::new(schemathesis);
+    command
+        .args(["run", &format!("{gateway}/openapi.json"), "--url", &gateway, "--checks", "all", "--no-color"])
+        .args(["--max-examples", &examples, "--workers", "2", "--phases", "examples,coverage,fuzzing"])
+        .args(["--generation-deterministic", "--suppress-health-check", "all", "--warnings", "off"])
+        .args(["--header", &format!("Authorization: Bearer {}", world.owner.key())])
+        .current_dir(stack.dir.path());
+    let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    if let Ok(path) = std::env::var("NITEJAR_SCHEMATHESIS_LOG") {
+        std::fs::write(path, text.as_bytes()).unwrap();
+    }
+    assert!(text.contains("Test cases:"), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    let found = found(&text);
+    assert!(found.is_empty(), "{}", found.join("\n\n"));
+    stack.stop().await.unwrap();
+}
+
+#[test]
+fn what_it_finds_is_seen() {
+    let report = "FAILURES\n____ GET /a ____\n1. Test\n\n- ST101 Server error\n\n[500]\n____ GET /b ____\n1.\n\n- ST202 Schema-valid \
+                  request rejected\n`{\"errors\":[{\"pointer\":\"/page_token\"}]}`\n- ST202 x\n`{\"pointer\":\"/name\"}`\n";
+    assert_eq!(found(report).len(), 2);
+}
