@@ -23,6 +23,7 @@ const STEPS: &[Step] = &[
     ("deny", "licences, sources and bans of dependencies", deny),
     ("npm", "what judges us: GitHub's examples and description, an OpenAPI validator", npm),
     ("python", "more of them: a tester of APIs, a generator of clients, Kubernetes' schemas", python),
+    ("breaking", "the proto files break nobody who has the released ones", breaking),
     ("binaries", "what the tests start as processes", binaries),
     ("tests", "all tests", tests),
 ];
@@ -92,6 +93,17 @@ fn npm() -> Result<String> {
     }
     let mut command = Command::new("npm");
     command.args(["ci", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]).current_dir(&dir);
+    must(&mut command).map(|()| String::new())
+}
+
+fn breaking() -> Result<String> {
+    let root = crate::run::root()?;
+    let buf = root.join("crates/testkit/npm/node_modules/.bin/buf");
+    if !buf.exists() {
+        return Ok(": skipped, npm's buf is not installed".into());
+    }
+    let mut command = Command::new(buf);
+    command.args(["breaking", "proto", "--against", "proto/released.binpb"]).current_dir(&root);
     must(&mut command).map(|()| String::new())
 }
 

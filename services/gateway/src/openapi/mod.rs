@@ -3,6 +3,8 @@
 mod comments;
 mod errors;
 pub mod examples;
+#[cfg(test)]
+mod promise;
 mod schema;
 
 use std::sync::{Arc, LazyLock};
