@@ -126,8 +126,8 @@ fn python() -> Result<String> {
 }
 
 fn binaries() -> Result<String> {
-    let names =
-        ["tenancy", "sprites", "billing", "audit", "gateway", "runner"].map(|n| format!("nitejar-{n}"));
+    let names = ["tenancy", "sprites", "billing", "audit", "gateway", "runner", "cli"]
+        .map(|n| format!("nitejar-{n}"));
     crate::run::build(&names.each_ref().map(String::as_str), false).map(|()| String::new())
 }
 

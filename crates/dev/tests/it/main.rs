@@ -5,6 +5,7 @@
 mod bad_input;
 mod browser;
 mod chaos;
+mod cli;
 mod clients;
 mod contract;
 mod coverage;
