@@ -130,23 +130,23 @@ impl Signer {
 /// Checks tokens that arrive at one service.
 pub struct Verifier {
     audience: String,
-    keys: BTreeMap<String, VerifyingKey>,
+    keys: BTreeMap<String, Vec<VerifyingKey>>,
     clock: SharedClock,
     /// Tokens that were found good. Whether it is still their time is asked each time.
     verified: Cache<Box<str>, Arc<Claims>>,
 }
 
 impl Verifier {
-    /// `trusted`: each issuer's public key.
+    /// `trusted`: each issuer's public key; two with a comma between them while it changes.
     pub fn new(
         audience: &str,
         trusted: &BTreeMap<String, String>,
         clock: SharedClock,
     ) -> Result<Arc<Self>, NotAKey> {
         let mut keys = BTreeMap::new();
-        for (issuer, text) in trusted {
-            let key = VerifyingKey::from_bytes(&decode_key(text)?).map_err(|_| NotAKey)?;
-            keys.insert(issuer.clone(), key);
+        for (issuer, texts) in trusted {
+            let key = |text: &str| VerifyingKey::from_bytes(&decode_key(text)?).map_err(|_| NotAKey);
+            keys.insert(issuer.clone(), texts.split(',').map(key).collect::<Result<Vec<_>, _>>()?);
         }
         let verified = Cache::new(REMEMBERED);
         Ok(Arc::new(Self { audience: audience.to_owned(), keys, clock, verified }))
@@ -173,10 +173,12 @@ impl Verifier {
         let (body, signature) = token.split_once('.').ok_or(Refusal::Malformed)?;
         let json = URL_SAFE_NO_PAD.decode(body).map_err(|_| Refusal::Malformed)?;
         let claims: Claims = serde_json::from_slice(&json).map_err(|_| Refusal::Malformed)?;
-        let key = self.keys.get(&claims.iss).ok_or(Refusal::UnknownIssuer)?;
+        let keys = self.keys.get(&claims.iss).ok_or(Refusal::UnknownIssuer)?;
         let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| Refusal::Malformed)?;
         let signature = Signature::from_slice(&signature).map_err(|_| Refusal::Malformed)?;
-        key.verify_strict(body.as_bytes(), &signature).map_err(|_| Refusal::WrongSignature)?;
+        if !keys.iter().any(|key| key.verify_strict(body.as_bytes(), &signature).is_ok()) {
+            return Err(Refusal::WrongSignature);
+        }
         if claims.aud != self.audience {
             return Err(Refusal::WrongAudience);
         }
@@ -205,6 +207,28 @@ mod tests {
     use crate::ctx::Actor;
     use crate::id::OrgId;
     use crate::permission::Role;
+
+    #[test]
+    fn a_key_is_changed_without_a_gap() {
+        let (clock, ctx) =
+            (ManualClock::new(SystemClock.now()), RequestCtx::service("billing", &SystemClock));
+        let ((old_key, old), (new_key, new)) = (generate_key(), generate_key());
+        let signer = |key: &Secret| Signer::new("billing", key, clock.clone()).unwrap();
+        let trusting = |keys: &str| {
+            let trusted = BTreeMap::from([("billing".to_owned(), keys.to_owned())]);
+            Verifier::new("sprites", &trusted, clock.clone()).unwrap()
+        };
+        let (by_old, by_new) =
+            (signer(&old_key).mint(&ctx, "sprites"), signer(&new_key).mint(&ctx, "sprites"));
+        // First everybody trusts both, then the new one signs, then the old one is trusted no more.
+        for (trusted, good) in
+            [(old.clone(), [true, false]), (format!("{old}, {new}"), [true, true]), (new, [false, true])]
+        {
+            let verifier = trusting(&trusted);
+            assert_eq!([&by_old, &by_new].map(|token| verifier.verify(token).is_ok()), good);
+        }
+        assert!(Verifier::new("x", &BTreeMap::from([("a".into(), format!("{old},"))]), clock).is_err());
+    }
 
     struct Setup {
         clock: Arc<ManualClock>,

@@ -106,6 +106,8 @@ pub struct Tweaks {
     pub rate_limits: [u64; 3],
     /// A session's secret is replaced after so many seconds.
     pub rotate_seconds: u32,
+    /// Holds `ca.pem` and each service's `NAME.pem` and `NAME.key`; none: no TLS between services.
+    pub certificates: Option<PathBuf>,
 }
 
 impl Default for Tweaks {
@@ -121,6 +123,7 @@ impl Default for Tweaks {
             spares: 8,
             rate_limits: [6_000, 30_000, 600],
             rotate_seconds: 3_600,
+            certificates: None,
         }
     }
 }
@@ -148,6 +151,11 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
             "telemetry": { "otlp_endpoint": tweaks.otlp_endpoint, "log": tweaks.log },
             "token": { "signing_key": signing, "trusted_keys": trusted },
         });
+        if let Some(dir) = &tweaks.certificates {
+            let file = |name: &str| dir.join(name);
+            let (cert, key) = (file(&format!("{name}.pem")), file(&format!("{name}.key")));
+            config["tls"] = json!({ "ca": file("ca.pem"), "cert": cert, "key": key });
+        }
         if name != "audit" {
             config["upstreams"] = upstreams.clone();
         }

@@ -8,12 +8,15 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
+use nitejar_common::grpc::tls::{Files, Tls};
 use nitejar_common::secret::Secret;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
 /// The flags that every service has.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -192,8 +195,44 @@ impl Validate for Upstreams {
 pub struct TokenConfig {
     /// This service's Ed25519 key: base64 of 32 bytes.
     pub signing_key: Secret,
-    /// Service → public key, base64.
+    /// Service → public key, base64. While a key changes: both, with a comma between them.
     pub trusted_keys: BTreeMap<String, String>,
+}
+
+/// Mutual TLS between services. All empty: none, for one machine only.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TlsConfig {
+    /// File with the certificates of our CAs, PEM.
+    pub ca: PathBuf,
+    /// File with this service's certificate, whose DNS name is the service's, PEM.
+    pub cert: PathBuf,
+    /// File with its key, PEM.
+    pub key: PathBuf,
+}
+
+impl TlsConfig {
+    fn files(&self) -> Option<Files> {
+        let (ca, cert, key) = (self.ca.clone(), self.cert.clone(), self.key.clone());
+        (!cert.as_os_str().is_empty()).then_some(Files { ca, cert, key })
+    }
+
+    /// Reads the files, and follows their changes for as long as the process runs.
+    pub fn load(&self) -> nitejar_common::Result<Option<Arc<Tls>>> {
+        let Some(files) = self.files() else { return Ok(None) };
+        let tls = Tls::load(files)?;
+        let follower = Arc::clone(&tls);
+        tokio::spawn(async move { follower.follow(CancellationToken::new()).await });
+        Ok(Some(tls))
+    }
+}
+
+impl Validate for TlsConfig {
+    fn validate(&self, problems: &mut Problems) {
+        let given = [&self.ca, &self.cert, &self.key].map(|path| !path.as_os_str().is_empty());
+        let whole = given.iter().all(|g| *g) || given.iter().all(|g| !*g);
+        problems.check(whole, "tls", "must have ca, cert and key, or none of them");
+    }
 }
 
 impl Validate for TokenConfig {

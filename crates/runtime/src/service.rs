@@ -12,6 +12,7 @@ use futures_util::future::BoxFuture;
 use nitejar_common::clock::{SharedClock, system};
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::server::AuthLayer;
+use nitejar_common::grpc::tls::Tls;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
@@ -96,10 +97,11 @@ impl Bound {
         })
     }
 
-    /// A service that serves gRPC behind `auth`.
+    /// A service that serves gRPC behind `auth`, to whoever shows a certificate where there is `tls`.
     pub fn grpc(
         name: &'static str,
         listeners: Listeners,
+        tls: Option<Arc<Tls>>,
         probes: Probes,
         routes: Routes,
         auth: AuthLayer,
@@ -117,10 +119,18 @@ impl Bound {
                     .tcp_nodelay(true)
                     .http2_keepalive_interval(Some(Duration::from_secs(20)))
                     .layer(auth)
-                    .add_routes(routes.add_service(health_service))
-                    .serve_with_incoming_shutdown(TcpListenerStream::new(listener), soft);
+                    .add_routes(routes.add_service(health_service));
+                let served: BoxFuture<'_, _> = match tls {
+                    None => {
+                        Box::pin(server.serve_with_incoming_shutdown(TcpListenerStream::new(listener), soft))
+                    }
+                    Some(tls) => {
+                        let accepted = tls.accept(listener, shutdown.soft.clone());
+                        Box::pin(server.serve_with_incoming_shutdown(accepted, soft))
+                    }
+                };
                 tokio::select! {
-                    result = server => Ok(result?),
+                    result = served => Ok(result?),
                     () = shutdown.hard.cancelled() => Ok(()),
                 }
             })

@@ -1,7 +1,7 @@
 //! The audit service's configuration.
 
 use nitejar_db::DatabaseConfig;
-use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Validate};
+use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TlsConfig, TokenConfig, Validate};
 use serde::{Deserialize, Serialize};
 
 /// See the fields.
@@ -14,6 +14,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Whom it trusts.
     pub token: TokenConfig,
+    /// TLS between our services.
+    pub tls: TlsConfig,
     /// Its database.
     pub database: DatabaseConfig,
 }
@@ -24,6 +26,7 @@ impl Default for Config {
             listen: Listen::local(7104, 7204),
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
+            tls: TlsConfig::default(),
             database: DatabaseConfig::default(),
         }
     }
@@ -33,6 +36,7 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         self.telemetry.validate(problems);
         self.token.validate(problems);
+        self.tls.validate(problems);
         problems.extend(self.database.problems());
     }
 }

@@ -46,6 +46,7 @@ pub fn platform() -> OrgId {
 /// Opens the database and the ports.
 pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
+    let tls = config.tls.load()?;
     let verifier = Verifier::new("audit", &config.token.trusted_keys, clock.clone())?;
     let db = Db::open(&config.database, SCHEMA, clock).await?;
     db.provision(&platform()).await?;
@@ -59,7 +60,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     let auth = AuthLayer::new(verifier, "audit");
-    Ok(Bound::grpc("audit", listeners, probes, db.idempotent(routes), auth)?.background(
+    Ok(Bound::grpc("audit", listeners, tls, probes, db.idempotent(routes), auth)?.background(
         "spares",
         move |stop| {
             let db = db.clone();

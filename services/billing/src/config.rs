@@ -1,7 +1,9 @@
 //! The billing service's configuration.
 
 use nitejar_db::DatabaseConfig;
-use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
+use nitejar_runtime::config::{
+    Listen, Problems, TelemetryConfig, TlsConfig, TokenConfig, Upstreams, Validate,
+};
 use serde::{Deserialize, Serialize};
 
 /// See the fields.
@@ -14,6 +16,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Whom it trusts.
     pub token: TokenConfig,
+    /// TLS between our services.
+    pub tls: TlsConfig,
     /// The others.
     pub upstreams: Upstreams,
     /// Its database.
@@ -26,6 +30,7 @@ impl Default for Config {
             listen: Listen::local(7103, 7203),
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
+            tls: TlsConfig::default(),
             upstreams: Upstreams::default(),
             database: DatabaseConfig::default(),
         }
@@ -36,6 +41,7 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         self.telemetry.validate(problems);
         self.token.validate(problems);
+        self.tls.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
     }

@@ -55,10 +55,11 @@ pub(crate) struct Service {
 /// Opens the database and the ports.
 pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
+    let tls = config.tls.load()?;
     let verifier = Verifier::new("billing", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("billing", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone())?;
-    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer)?;
+    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
+    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer, tls.clone())?;
     let db = Db::open(&config.database, SCHEMA, clock).await?;
     let quota = Quota::open(db.clone()).await?;
     let relay = Arc::new(
@@ -77,17 +78,24 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         let db = ready.clone();
         async move { db.ping().await }
     });
-    Ok(Bound::grpc("billing", listeners, probes, db.idempotent(routes), AuthLayer::new(verifier, "billing"))?
-        .background("spares", move |stop| {
-            let db = db.clone();
-            async move { db.run(stop).await }
-        })
-        .background("outbox", move |stop| {
-            let relay = Arc::clone(&relay);
-            async move { relay.run(stop).await }
-        })
-        .background("expiry", move |stop| {
-            let quota = quota.clone();
-            async move { expiry::run(&quota, stop).await }
-        }))
+    Ok(Bound::grpc(
+        "billing",
+        listeners,
+        tls,
+        probes,
+        db.idempotent(routes),
+        AuthLayer::new(verifier, "billing"),
+    )?
+    .background("spares", move |stop| {
+        let db = db.clone();
+        async move { db.run(stop).await }
+    })
+    .background("outbox", move |stop| {
+        let relay = Arc::clone(&relay);
+        async move { relay.run(stop).await }
+    })
+    .background("expiry", move |stop| {
+        let quota = quota.clone();
+        async move { expiry::run(&quota, stop).await }
+    }))
 }

@@ -1,7 +1,9 @@
 //! The gateway's configuration.
 
 use ipnet::IpNet;
-use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
+use nitejar_runtime::config::{
+    Listen, Problems, TelemetryConfig, TlsConfig, TokenConfig, Upstreams, Validate,
+};
 use serde::{Deserialize, Serialize};
 
 pub use crate::limits::RateLimits;
@@ -16,6 +18,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Its key; it trusts nobody's.
     pub token: TokenConfig,
+    /// TLS between our services.
+    pub tls: TlsConfig,
     /// The services.
     pub upstreams: Upstreams,
     /// Requests a minute.
@@ -41,6 +45,7 @@ impl Default for Config {
             listen: Listen::local(8080, 7205),
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
+            tls: TlsConfig::default(),
             upstreams: Upstreams::default(),
             rate_limits: RateLimits::default(),
             trusted_proxies: Vec::new(),
@@ -57,6 +62,7 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         self.telemetry.validate(problems);
         self.token.validate(problems);
+        self.tls.validate(problems);
         self.upstreams.validate(problems);
         problems.check((1..=3600).contains(&self.idle_seconds), "idle_seconds", "must be 1 to 3600");
         let connections = (1..=1_000_000).contains(&self.max_connections);

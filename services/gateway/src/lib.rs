@@ -54,8 +54,9 @@ pub use config::Config;
 /// Opens the ports.
 pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
+    let tls = config.tls.load()?;
     let signer = Signer::new("gateway", &config.token.signing_key, clock.clone())?;
-    let services = Services::new(&config.upstreams, signer)?;
+    let services = Services::new(&config.upstreams, signer, tls)?;
     let (denials, recorder) = Denials::new(services.audit.clone(), clock.clone());
     let credentials = Arc::new(Credentials::new(clock.clone()));
     let (tenancy, shared_by) = (services.tenancy.clone(), services.tenancy.clone());

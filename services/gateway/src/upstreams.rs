@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::client::Upstream;
+use nitejar_common::grpc::tls::Tls;
 use nitejar_common::token::Signer;
 use nitejar_runtime::config::Upstreams;
 
@@ -20,12 +21,12 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(uris: &Upstreams, signer: Arc<Signer>) -> Result<Self> {
+    pub(crate) fn new(uris: &Upstreams, signer: Arc<Signer>, tls: Option<Arc<Tls>>) -> Result<Self> {
         Ok(Self {
-            tenancy: Upstream::new("tenancy", &uris.tenancy, signer.clone())?,
-            sprites: Upstream::new("sprites", &uris.sprites, signer.clone())?,
-            billing: Upstream::new("billing", &uris.billing, signer.clone())?,
-            audit: Upstream::new("audit", &uris.audit, signer)?,
+            tenancy: Upstream::new("tenancy", &uris.tenancy, signer.clone(), tls.clone())?,
+            sprites: Upstream::new("sprites", &uris.sprites, signer.clone(), tls.clone())?,
+            billing: Upstream::new("billing", &uris.billing, signer.clone(), tls.clone())?,
+            audit: Upstream::new("audit", &uris.audit, signer, tls)?,
             breakers: Arc::default(),
         })
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use nitejar_common::secret::Secret;
 use nitejar_db::DatabaseConfig;
-use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
+use nitejar_runtime::config::{
+    Listen, Problems, TelemetryConfig, TlsConfig, TokenConfig, Upstreams, Validate,
+};
 use serde::{Deserialize, Serialize};
 
 /// See the fields.
@@ -17,6 +19,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Whom it trusts.
     pub token: TokenConfig,
+    /// TLS between our services.
+    pub tls: TlsConfig,
     /// The others.
     pub upstreams: Upstreams,
     /// Its database.
@@ -103,6 +107,7 @@ impl Default for Config {
             listen: Listen::local(7102, 7202),
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
+            tls: TlsConfig::default(),
             upstreams: Upstreams::default(),
             database: DatabaseConfig::default(),
             provider: ProviderConfig::default(),
@@ -119,6 +124,7 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         self.telemetry.validate(problems);
         self.token.validate(problems);
+        self.tls.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
         problems.check(

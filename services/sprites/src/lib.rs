@@ -82,11 +82,12 @@ pub(crate) struct Service {
 /// Opens the database and the ports.
 pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
+    let tls = config.tls.load()?;
     let verifier = Verifier::new("sprites", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("sprites", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone())?;
-    let billing = Upstream::new("billing", &config.upstreams.billing, signer.clone())?;
-    let tenancy = Upstream::new("tenancy", &config.upstreams.tenancy, signer)?;
+    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
+    let billing = Upstream::new("billing", &config.upstreams.billing, signer.clone(), tls.clone())?;
+    let tenancy = Upstream::new("tenancy", &config.upstreams.tenancy, signer, tls.clone())?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let p = &config.provider;
     let provider: Arc<dyn SpriteProvider> = Arc::new(LocalProvider::new(&p.root, &p.runner, &p.gateway)?);
@@ -135,6 +136,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let mut bound = Bound::grpc(
         "sprites",
         listeners,
+        tls,
         probes,
         db.idempotent(routes),
         AuthLayer::new(verifier, "sprites"),

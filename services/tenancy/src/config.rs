@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use chrono::Duration;
 use nitejar_common::secret::Secret;
 use nitejar_db::DatabaseConfig;
-use nitejar_runtime::config::{Listen, Problems, TelemetryConfig, TokenConfig, Upstreams, Validate};
+use nitejar_runtime::config::{
+    Listen, Problems, TelemetryConfig, TlsConfig, TokenConfig, Upstreams, Validate,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::envelope::MasterKey;
@@ -23,6 +25,8 @@ pub struct Config {
     pub telemetry: TelemetryConfig,
     /// Whom it trusts.
     pub token: TokenConfig,
+    /// TLS between our services.
+    pub tls: TlsConfig,
     /// The others.
     pub upstreams: Upstreams,
     /// Its database.
@@ -108,6 +112,7 @@ impl Default for Config {
             listen: Listen::local(7101, 7201),
             telemetry: TelemetryConfig::default(),
             token: TokenConfig::default(),
+            tls: TlsConfig::default(),
             upstreams: Upstreams::default(),
             database: DatabaseConfig::default(),
             sandbox: false,
@@ -124,6 +129,7 @@ impl Validate for Config {
     fn validate(&self, problems: &mut Problems) {
         self.telemetry.validate(problems);
         self.token.validate(problems);
+        self.tls.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
         problems.check(

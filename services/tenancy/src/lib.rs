@@ -86,11 +86,12 @@ pub(crate) struct Service {
 /// Opens the database and the ports.
 pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
+    let tls = config.tls.load()?;
     let verifier = Verifier::new("tenancy", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("tenancy", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone())?;
-    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer.clone())?;
-    let billing = Upstream::new("billing", &config.upstreams.billing, signer)?;
+    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
+    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer.clone(), tls.clone())?;
+    let billing = Upstream::new("billing", &config.upstreams.billing, signer, tls.clone())?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let master =
         MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;
@@ -131,28 +132,35 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     let rates = service.clone();
-    Ok(Bound::grpc("tenancy", listeners, probes, db.idempotent(routes), AuthLayer::new(verifier, "tenancy"))?
-        .draining(service.draining.clone())
-        .background("credential changes", move |stop| {
-            let service = teller.clone();
-            async move { service.tell_changes(stop).await }
-        })
-        .background("forgetting", move |stop| {
-            let service = rates.clone();
-            async move { service.forget_old(stop).await }
-        })
-        .background("spares", move |stop| {
-            let db = db.clone();
-            async move { db.run(stop).await }
-        })
-        .background("outbox", move |stop| {
-            let relay = Arc::clone(&relay);
-            async move { relay.run(stop).await }
-        })
-        .background("creation", move |stop| {
-            let service = service.clone();
-            async move { service.finish_creations(stop).await }
-        }))
+    Ok(Bound::grpc(
+        "tenancy",
+        listeners,
+        tls,
+        probes,
+        db.idempotent(routes),
+        AuthLayer::new(verifier, "tenancy"),
+    )?
+    .draining(service.draining.clone())
+    .background("credential changes", move |stop| {
+        let service = teller.clone();
+        async move { service.tell_changes(stop).await }
+    })
+    .background("forgetting", move |stop| {
+        let service = rates.clone();
+        async move { service.forget_old(stop).await }
+    })
+    .background("spares", move |stop| {
+        let db = db.clone();
+        async move { db.run(stop).await }
+    })
+    .background("outbox", move |stop| {
+        let relay = Arc::clone(&relay);
+        async move { relay.run(stop).await }
+    })
+    .background("creation", move |stop| {
+        let service = service.clone();
+        async move { service.finish_creations(stop).await }
+    }))
 }
 
 impl Service {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tonic::transport::{Channel, Endpoint};
 
+use super::tls::Tls;
 use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
 use crate::ctx::RequestCtx;
 use crate::error::{Error, Result};
@@ -22,15 +23,25 @@ pub struct Upstream {
 }
 
 impl Upstream {
-    /// `uri`: `http://host:port`. Connects when first used and again when the connection breaks.
-    pub fn new(name: &'static str, uri: &str, signer: Arc<Signer>) -> Result<Self> {
+    /// `uri`: `http://host:port`, also where `tls` is spoken. Connects when first used and again when the connection breaks.
+    pub fn new(name: &'static str, uri: &str, signer: Arc<Signer>, tls: Option<Arc<Tls>>) -> Result<Self> {
         let endpoint = Endpoint::from_shared(uri.to_owned())?
             .connect_timeout(Duration::from_secs(3))
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        Ok(Self { name, channel: endpoint.connect_lazy(), signer })
+        let channel = match tls {
+            None => endpoint.connect_lazy(),
+            Some(tls) => endpoint.connect_with_connector_lazy(tower::service_fn(move |uri: http::Uri| {
+                let tls = Arc::clone(&tls);
+                async move {
+                    let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
+                    tls.connect(name, &authority).await.map(hyper_util::rt::TokioIo::new)
+                }
+            })),
+        };
+        Ok(Self { name, channel, signer })
     }
 
     /// The service's name.

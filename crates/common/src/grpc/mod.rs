@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod server;
+pub mod tls;
 pub mod trace;
 
 /// Carries the internal token.

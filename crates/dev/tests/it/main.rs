@@ -23,6 +23,7 @@ mod roles;
 mod schemathesis;
 mod sessions;
 mod story;
+mod tls;
 mod trace;
 mod up;
 mod webhooks;
