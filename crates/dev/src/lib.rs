@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod client;
 pub mod demo;
+pub mod fakes;
 pub mod keys;
 pub mod settings;
 pub mod split;

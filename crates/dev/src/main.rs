@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nitejar_dev::{bench, demo, up};
+use nitejar_dev::{bench, demo, fakes, up};
 
 /// The whole stack on one machine.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ enum Command {
     Up(up::Args),
     /// Tells the whole story over HTTP to a running `up`.
     Demo(demo::Args),
+    /// Runs the fake GitHub and the mailbox for a stack that runs elsewhere, such as in containers.
+    Fakes(fakes::Args),
     /// Measures, and prints ratios to a baseline of the same run.
     Bench(bench::Args),
     /// What `bench gateway` compares with.
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up(args) => Box::pin(up::run(args)).await,
             Command::Demo(args) => Box::pin(demo::run(args)).await,
+            Command::Fakes(args) => fakes::run(args).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
             Command::Peer(args) => bench::peer::run(args).await,
             Command::Openapi => openapi(),

@@ -27,6 +27,9 @@ pub struct Args {
     /// Say whether the configuration is good, and exit.
     #[arg(long)]
     pub check_config: bool,
+    /// Apply what is pending to the database, and exit.
+    #[arg(long)]
+    pub migrate: bool,
 }
 
 /// Every problem found, to be shown together.

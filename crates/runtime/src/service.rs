@@ -59,6 +59,9 @@ impl Listeners {
     }
 }
 
+/// A caller's connection stays with one replica: it is ended, gracefully, after so long, so that new ones get their share.
+const CONNECTION_AGE: Duration = Duration::from_secs(300);
+
 /// What serves the callers until the shutdown.
 pub type Serve = Box<dyn FnOnce(TcpListener, Shutdown) -> BoxFuture<'static, Result<()>> + Send>;
 
@@ -118,6 +121,7 @@ impl Bound {
                 let server = tonic::transport::Server::builder()
                     .tcp_nodelay(true)
                     .http2_keepalive_interval(Some(Duration::from_secs(20)))
+                    .max_connection_age(CONNECTION_AGE)
                     .layer(auth)
                     .add_routes(routes.add_service(health_service));
                 let served: BoxFuture<'_, _> = match tls {
@@ -284,7 +288,9 @@ where
         let shutdown = Shutdown::new();
         let result = async {
             shutdown.on_signals()?;
-            bind(config, system()).await?.run(shutdown).await
+            // Whoever has a database opens it here, and with it applies what is pending.
+            let bound = bind(config, system()).await?;
+            if args.migrate { Ok(()) } else { bound.run(shutdown).await }
         }
         .await;
         drop(guard);

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use nitejar_common::secret::Secret;
 use nitejar_db::DatabaseConfig;
 use nitejar_runtime::config::{
@@ -73,7 +75,7 @@ pub struct GithubConfig {
     pub client_id: String,
     /// OAuth client secret.
     pub client_secret: Secret,
-    /// The App's private key, PEM.
+    /// The App's private key: PEM, or PEM in base64 where it must be one line.
     pub private_key: Secret,
     /// Signs webhooks. Without it nothing starts: an unsigned webhook is never believed.
     pub webhook_secret: Secret,
@@ -83,6 +85,15 @@ pub struct GithubConfig {
     pub web_url: String,
     /// How often to ask GitHub for webhooks that did not reach us, in seconds, 1 to 3,600.
     pub redelivery_seconds: u32,
+}
+
+impl GithubConfig {
+    /// The key as PEM.
+    pub(crate) fn private_pem(&self) -> Secret {
+        let text = self.private_key.expose();
+        let decoded = STANDARD.decode(text.trim()).ok().and_then(|pem| String::from_utf8(pem).ok());
+        decoded.map_or_else(|| self.private_key.clone(), Secret::new)
+    }
 }
 
 impl Default for GithubConfig {
@@ -152,7 +163,7 @@ impl Validate for Config {
             let often = (1..=3600).contains(&g.redelivery_seconds);
             problems.check(often, "github.redelivery_seconds", "must be 1 to 3600");
             problems.check(!g.client_id.is_empty(), "github.client_id", "must be the App's client id");
-            let key = jsonwebtoken::EncodingKey::from_rsa_pem(g.private_key.expose().as_bytes());
+            let key = jsonwebtoken::EncodingKey::from_rsa_pem(g.private_pem().expose().as_bytes());
             problems.check(key.is_ok(), "github.private_key", "must be the App's private key in PEM");
         }
     }

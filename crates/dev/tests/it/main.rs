@@ -10,6 +10,7 @@ mod clients;
 mod contract;
 mod coverage;
 mod credentials;
+mod deploy;
 mod edge;
 mod endpoints;
 mod examples;

@@ -79,7 +79,10 @@ async fn services_speak_tls_with_each_other_and_with_nobody_else() {
     let other = at("strange");
     std::fs::write(other.join("ca.pem"), ours.pem()).unwrap();
     issue(&other, &strange, "gateway");
-    assert!(ask(&stack, "tenancy", Some((&other, "gateway"))).await.is_err(), "a stranger's certificate was taken");
+    assert!(
+        ask(&stack, "tenancy", Some((&other, "gateway"))).await.is_err(),
+        "a stranger's certificate was taken"
+    );
     let wrong = ask(&stack, "billing", Some((&certificates, "gateway"))).await;
     assert!(wrong.is_err(), "tenancy was taken for billing");
 

@@ -45,7 +45,7 @@ impl Github {
             return Ok(None);
         }
         Ok(Some(Self {
-            key: EncodingKey::from_rsa_pem(config.private_key.expose().as_bytes())?,
+            key: EncodingKey::from_rsa_pem(config.private_pem().expose().as_bytes())?,
             http: nitejar_runtime::http::client(Duration::from_secs(10))?,
             config: config.clone(),
             clock,
