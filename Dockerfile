@@ -8,8 +8,9 @@ ENV CARGO_TERM_COLOR=never CARGO_PROFILE_RELEASE_STRIP=true
 FROM base AS manifests
 COPY . .
 RUN find . -name '*.rs' ! -name lib.rs ! -name main.rs ! -name build.rs ! -path '*/src/bin/*' -delete \
-    && find . -name lib.rs -exec sh -c ': > "$1"' _ {} \; \
-    && find . -name '*.rs' ! -name lib.rs -exec sh -c 'echo "fn main() {}" > "$1"' _ {} \; \
+    && find . -name '*.rs' | while read -r file; do \
+         case "$file" in */lib.rs) : ;; *) echo 'fn main() {}' ;; esac > "$file"; \
+       done \
     && mkdir /stubs \
     && find . \( -name Cargo.toml -o -name Cargo.lock -o -name '*.rs' \) -exec cp --parents {} /stubs \;
 

@@ -45,11 +45,14 @@ enum Command {
     },
     /// Measure against a baseline of the same run, in release mode.
     Bench {
-        /// `tenancy`, `jobs`, `gateway` or `idle`.
+        /// `tenancy`, `jobs`, `gateway`, `keys` or `idle`.
         name: String,
         /// Print one JSON object.
         #[arg(long)]
         json: bool,
+        /// Flags of the bench, such as `--requests 10000000` of `keys`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        rest: Vec<String>,
     },
     /// Write docs/openapi.json anew from the proto files.
     Openapi {
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
         Command::Up { split, rest } => run::up(split, &rest),
         Command::Demo { rest } => run::demo(&rest),
         Command::Test { only, list } => test::run(only.as_deref(), list),
-        Command::Bench { name, json } => run::bench(&name, json),
+        Command::Bench { name, json, rest } => run::bench(&name, json, &rest),
         Command::Openapi { check } => run::openapi(check),
         Command::Setup => packages::ensure(),
     };

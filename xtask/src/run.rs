@@ -31,13 +31,14 @@ pub fn demo(rest: &[String]) -> Result<()> {
     become_dev(&args, false)
 }
 
-pub fn bench(name: &str, json: bool) -> Result<()> {
+pub fn bench(name: &str, json: bool, rest: &[String]) -> Result<()> {
     packages::ensure()?;
-    build(BINARIES, true)?;
+    build(&[BINARIES, SERVICES].concat(), true)?;
     let mut args = vec!["bench".to_owned(), name.to_owned()];
     if json {
         args.push("--json".into());
     }
+    args.extend(rest.iter().filter(|a| *a != "--").cloned());
     become_dev(&args, true)
 }
 

@@ -182,20 +182,19 @@ pub async fn story(target: &Target) -> Result<u32> {
                 let wish = json!({ "account": format!("acme-{tag}"), "repositories": [repository] });
                 let installed = github.post("/_fake/installations", &wish).await?;
                 let id = installed["installation_id"].as_u64().context("no installation")?;
-                let anybody = operator.with_key("");
                 let forged = format!(
                     "/v1/github/setup?installation_id=1&code={}&state=forged",
                     text(&installed, "code")
                 );
                 ensure!(
-                    anybody.call(Method::GET, &forged, None).await?.status == 409,
+                    ada.call(Method::GET, &forged, None).await?.status == 409,
                     "a forged state was taken"
                 );
                 let back = format!(
                     "/v1/github/setup?installation_id={id}&code={}&state={state}",
                     text(&installed, "code")
                 );
-                let integration = anybody.get(&back).await?;
+                let integration = ada.get(&back).await?;
                 ensure!(integration["installation_id"] == id, "{integration}");
                 Ok(id)
             },

@@ -168,6 +168,6 @@ pub async fn connect_github(
     let id = installed["installation_id"].as_u64().context("no installation")?;
     let back =
         format!("/v1/github/setup?installation_id={id}&code={}&state={state}", text(&installed, "code"));
-    owner.with_key("").get(&back).await?;
+    owner.get(&back).await?;
     Ok(id)
 }

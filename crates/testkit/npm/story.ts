@@ -71,7 +71,7 @@ const started = await good(ada.POST("/v1/orgs/{org_id}/integrations:startGithubI
 const state = started.url.split("state=")[1]!;
 const repository = `ts-${tag}/site`;
 const installed = await fake("/_fake/installations", { account: `ts-${tag}`, repositories: [repository] });
-const integration = await good(as("").GET("/v1/github/setup", { params: { query: { installation_id: installed.installation_id, code: installed.code, state } } }));
+const integration = await good(ada.GET("/v1/github/setup", { params: { query: { installation_id: installed.installation_id, code: installed.code, state } } }));
 step("GitHub", integration.installation_id === installed.installation_id);
 const issue = await fake("/_fake/issues", { installation_id: installed.installation_id, repository, title: "Broken", body: "", labels: ["fix-me"] });
 step("an issue", issue.status === 202);

@@ -104,7 +104,7 @@ repository = f"py-{TAG}/site"
 installed = fake("/_fake/installations", {"account": f"py-{TAG}", "repositories": [repository]})
 number = installed["installation_id"]
 finish = integrations_finish_github_install.sync(
-    client=client(""), installation_id=number, code=installed["code"], state=state
+    client=ada, installation_id=number, code=installed["code"], state=state
 )
 step("GitHub", good(finish).installation_id == number)
 wish = {"installation_id": number, "repository": repository, "title": "Broken", "body": "", "labels": ["fix-me"]}

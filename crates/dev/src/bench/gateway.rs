@@ -19,17 +19,17 @@ use crate::stack;
 use crate::test_stack::{ground, organization, person, target_dir, test_tweaks};
 
 /// Connections at a time.
-const CONNECTIONS: usize = 64;
+pub(super) const CONNECTIONS: usize = 64;
 const WARM: Duration = Duration::from_secs(1);
 const SLICE: Duration = Duration::from_secs(4);
 
 /// What was measured of one target.
-struct Measured {
-    per_second: f64,
-    p50_us: u32,
-    p99_us: u32,
+pub(super) struct Measured {
+    pub(super) per_second: f64,
+    pub(super) p50_us: u32,
+    pub(super) p99_us: u32,
     /// CPU time of the target's process per request.
-    cpu_us: f64,
+    pub(super) cpu_us: f64,
 }
 
 pub(super) async fn run() -> Result<Value> {
@@ -91,7 +91,7 @@ pub(super) async fn run() -> Result<Value> {
 }
 
 /// Load for a while; the middle is measured.
-async fn measure(client: &Client, path: &str, pid: i32) -> Result<Measured> {
+pub(super) async fn measure(client: &Client, path: &str, pid: i32) -> Result<Measured> {
     let one = client.call(Method::GET, path, None).await?;
     anyhow::ensure!(one.status == 200, "{path} answers {}: {}", one.status, one.body);
     load(client, path, WARM).await?;
@@ -133,13 +133,13 @@ async fn load(client: &Client, path: &str, slice: Duration) -> Result<Vec<u32>> 
 }
 
 /// Another process of this program.
-struct Peer {
-    addr: SocketAddr,
+pub(super) struct Peer {
+    pub(super) addr: SocketAddr,
     child: Child,
 }
 
 impl Peer {
-    fn start(kind: &str, upstream: Option<SocketAddr>) -> Result<Self> {
+    pub(super) fn start(kind: &str, upstream: Option<SocketAddr>) -> Result<Self> {
         let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["peer", kind, "--listen", &addr.to_string()]).stdin(Stdio::null()).kill_on_drop(true);
@@ -149,11 +149,11 @@ impl Peer {
         Ok(Self { addr, child: command.spawn()? })
     }
 
-    fn url(&self) -> String {
+    pub(super) fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    fn pid(&self) -> Result<i32> {
+    pub(super) fn pid(&self) -> Result<i32> {
         let pid = self.child.id().ok_or_else(|| anyhow!("a peer ended"))?;
         Ok(i32::try_from(pid)?)
     }

@@ -7,18 +7,22 @@ use anyhow::Result;
 mod gateway;
 mod idle;
 mod jobs;
+mod keys;
 pub mod peer;
 mod tenancy;
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {
-    /// `tenancy`, `jobs`, `gateway` or `idle`.
-    #[arg(value_parser = ["tenancy", "jobs", "gateway", "idle"])]
+    /// `tenancy`, `jobs`, `gateway`, `keys` or `idle`.
+    #[arg(value_parser = ["tenancy", "jobs", "gateway", "keys", "idle"])]
     pub name: String,
     /// Print one JSON object.
     #[arg(long)]
     pub json: bool,
+    /// For `keys`: how many requests memory is watched over.
+    #[arg(long, default_value_t = 500_000)]
+    pub requests: usize,
 }
 
 /// Runs one.
@@ -27,6 +31,7 @@ pub async fn run(args: Args) -> Result<()> {
         "tenancy" => tenancy::run().await?,
         "jobs" => jobs::run().await?,
         "gateway" => gateway::run().await?,
+        "keys" => keys::run(args.requests).await?,
         _ => idle::run().await?,
     };
     let mut out = std::io::stdout().lock();

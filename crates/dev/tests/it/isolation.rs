@@ -97,11 +97,21 @@ async fn an_installation_is_bound_once_and_proved() {
         let wish = json!({ "account": "evil", "repositories": ["evil/repo"], "user": user });
         github.post("/_fake/installations", &wish).await.unwrap()
     };
-    let anybody = operator.with_key("");
     let finish = async |id: u64, code: &str, state: &str| {
         let path = format!("/v1/github/setup?installation_id={id}&code={code}&state={state}");
-        anybody.call(reqwest::Method::GET, &path, None).await.unwrap()
+        attacker.call(reqwest::Method::GET, &path, None).await.unwrap()
     };
+    // A link of the attacker's that the victim follows binds nothing, nor does it without anybody signed in.
+    let theirs = install("victim").await;
+    let lured = format!(
+        "/v1/github/setup?installation_id={}&code={}&state={}",
+        theirs["installation_id"],
+        theirs["code"].as_str().unwrap(),
+        start().await
+    );
+    for (who, status) in [(&victim.owner, 409), (&operator.with_key(""), 401)] {
+        assert_eq!(who.call(reqwest::Method::GET, &lured, None).await.unwrap().status, status);
+    }
     // With a code of one's own, another's number: GitHub does not list it.
     let mine = install("eve").await;
     let refused = finish(bound, mine["code"].as_str().unwrap(), &start().await).await;

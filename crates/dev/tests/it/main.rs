@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod browser;
+mod bursts;
 mod chaos;
 mod cli;
 mod clients;

@@ -25,6 +25,8 @@ impl Integrations for Service {
         request: Request<pb::StartGithubInstallRequest>,
     ) -> Result<Response<pb::StartGithubInstallResponse>, Status> {
         let ctx = ctx(&request)?;
+        // Who begins is who must come back: somebody's link must not bind what another person installs.
+        ctx.require_user()?;
         let app = self.github()?;
         let state = hex::encode(nitejar_common::rng::bytes::<32>());
         let expires_at = self.clock.now() + chrono::Duration::minutes(15);
@@ -46,16 +48,18 @@ impl Integrations for Service {
         &self,
         request: Request<pb::FinishGithubInstallRequest>,
     ) -> Result<Response<pb::Integration>, Status> {
+        let person = ctx(&request)?.require_user()?.to_owned();
         let r = request.into_inner();
         let app = self.github()?;
         let mut tx = self.db.control().await?;
         let hash = nitejar_common::key::sha256(&r.state);
-        let began = github::use_install(tx.conn(), &hash, self.clock.now()).await.map_err(Error::from)?;
+        let began =
+            github::use_install(tx.conn(), &hash, &person, self.clock.now()).await.map_err(Error::from)?;
         tx.commit().await?;
         let ctx = began.ok_or_else(|| {
             Error::new(
                 Code::Conflict,
-                "This install link was used, or is too old. Start again from the organization.",
+                "This install link was used, is too old, or is another person's. Start again from the organization.",
             )
         })?;
         // The number in the address is anybody's claim; the user's own list is proof.

@@ -23,17 +23,21 @@ pub async fn begin_install(
     Ok(())
 }
 
-/// Uses a begun install up: who began it, and where. None when unknown, used or too late.
+/// Uses a begun install up, by the person who began it: their context, and where. None when unknown, another's, used or too
+/// late.
 pub async fn use_install(
     conn: &mut PgConnection,
     state_sha256: &[u8; 32],
+    user: &str,
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<RequestCtx>> {
     let found: Option<Json<RequestCtx>> = sqlx::query_scalar(
-        "UPDATE github_states SET used_at = $2 WHERE sha256 = $1 AND used_at IS NULL AND expires_at > $2 RETURNING actor",
+        "UPDATE github_states SET used_at = $2 WHERE sha256 = $1 AND used_at IS NULL AND expires_at > $2 \
+         AND actor #>> '{actor,kind}' = 'user' AND actor #>> '{actor,id}' = $3 RETURNING actor",
     )
     .bind(state_sha256.as_slice())
     .bind(now)
+    .bind(user)
     .fetch_optional(conn)
     .await?;
     Ok(found.map(|j| j.0))
