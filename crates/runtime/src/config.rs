@@ -318,7 +318,7 @@ mod tests {
         let path = dir.path().join("c.toml");
         std::fs::write(&path, toml.replace("DIR", &dir.path().display().to_string())).unwrap();
         std::fs::write(dir.path().join("secret"), "hush\n").unwrap();
-        load("nobody_sets_this", &Args { config: Some(path), check_config: false })
+        load("nobody_sets_this", &Args { config: Some(path), check_config: false, migrate: false })
     }
 
     #[test]

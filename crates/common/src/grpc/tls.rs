@@ -3,7 +3,7 @@
 //! A certificate names its service (`DNS:tenancy`), not a host: who calls tenancy wants tenancy, wherever it runs. Both sides
 //! show one, signed by a CA of ours. New connections use what the files hold now; old ones go on.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -55,11 +55,11 @@ impl std::fmt::Debug for Tls {
     }
 }
 
-fn read(path: &PathBuf) -> Result<Vec<u8>> {
+fn read(path: &Path) -> Result<Vec<u8>> {
     std::fs::read(path).map_err(|e| Error::internal(format!("{}: {e}", path.display())))
 }
 
-fn certificates(path: &PathBuf, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
+fn certificates(path: &Path, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>> {
     let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     let all = all.map_err(|e| Error::internal(format!("{}: {e}", path.display())))?;
     if all.is_empty() { Err(Error::internal(format!("{}: no certificate", path.display()))) } else { Ok(all) }

@@ -8,12 +8,15 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow};
+use nitejar_proto::sprites::v1::GetAgentRequest;
+use nitejar_proto::sprites::v1::agents_client::AgentsClient;
 use nitejar_runner::procs;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 
 use crate::client::{Client, text};
+use crate::settings::Tweaks;
 use crate::split::Split;
 use crate::stack;
 use crate::test_stack::{ground, organization, person, target_dir, test_tweaks};
@@ -35,7 +38,9 @@ pub(super) struct Measured {
 pub(super) async fn run() -> Result<Value> {
     let (keys, places, _databases, dir) = ground().await?;
     let binaries = target_dir()?;
-    let mut split = Split::prepare(&keys, places.clone(), &test_tweaks(), dir.path(), &binaries, true)?;
+    // The limits are checked and never reached.
+    let tweaks = Tweaks { rate_limits: [1_000_000_000; 3], ..test_tweaks() };
+    let mut split = Split::prepare(&keys, places.clone(), &tweaks, dir.path(), &binaries, true)?;
     split.spawn_all()?;
     let upstream = Peer::start("upstream", None)?;
     let bare = Peer::start("bare", Some(upstream.addr))?;
@@ -46,7 +51,7 @@ pub(super) async fn run() -> Result<Value> {
     let second = dir.path().join("second");
     std::fs::create_dir_all(&second)?;
     let (gateway, trivial_gateway) = {
-        let mut other = Split::prepare(&keys, trivial.clone(), &test_tweaks(), &second, &binaries, true)?;
+        let mut other = Split::prepare(&keys, trivial.clone(), &tweaks, &second, &binaries, true)?;
         other.spawn("gateway")?;
         (split.pid("gateway")?, other)
     };
@@ -79,6 +84,11 @@ pub(super) async fn run() -> Result<Value> {
     let c = note("c_list_of_50", measure(&far, &listed, trivial_pid).await?);
     let c_bare = note("c_bare_transcoder", measure(&far.at(&bare.url()), &listed, bare.pid()?).await?);
     let c_axum = note("c_axum_alone", measure(&far.at(&alone.url()), &agents, alone.pid()?).await?);
+    let direct = note("b_grpc_called_directly", grpc(&upstream).await?);
+    if let Some(nginx) = Peer::nginx(dir.path())? {
+        note("nginx_return_200", measure(&far.at(&nginx.url()), "/", nginx.pid()?).await?);
+    }
+    result["b_gateway_to_grpc_directly_cpu"] = json!((b / direct * 100.0).round() / 100.0);
     let ratio = |a: f64, b: f64| json!((a / b * 100.0).round() / 100.0);
     result["b_gateway_to_bare_cpu"] = ratio(b, b_bare);
     result["b_gateway_to_axum_cpu"] = ratio(b, b_axum);
@@ -90,21 +100,70 @@ pub(super) async fn run() -> Result<Value> {
     Ok(result)
 }
 
+/// The upstream's own cost: its method called by gRPC, without any HTTP/JSON.
+async fn grpc(upstream: &Peer) -> Result<Measured> {
+    let channel = tonic::transport::Endpoint::from_shared(upstream.url())?.connect().await?;
+    let slice = async |slice: Duration| -> Result<Vec<u32>> {
+        let until = Instant::now() + slice;
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..CONNECTIONS {
+            let mut client = AgentsClient::new(channel.clone());
+            tasks.spawn(async move {
+                let mut times = Vec::new();
+                while Instant::now() < until {
+                    let began = Instant::now();
+                    client.get_agent(GetAgentRequest::default()).await?;
+                    times.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
+                }
+                Ok::<_, anyhow::Error>(times)
+            });
+        }
+        let mut all = Vec::new();
+        while let Some(times) = tasks.join_next().await {
+            all.extend(times??);
+        }
+        Ok(all)
+    };
+    slice(WARM).await?;
+    let before = Before::of(upstream.pid()?)?;
+    before.after(slice(SLICE).await?)
+}
+
+/// A process before a load.
+struct Before {
+    pid: i32,
+    cpu: u64,
+    began: Instant,
+}
+
+impl Before {
+    fn cpu(pid: i32) -> Result<u64> {
+        procs::one(pid).map(|p| p.cpu).context("the process is gone")
+    }
+
+    fn of(pid: i32) -> Result<Self> {
+        Ok(Self { pid, cpu: Self::cpu(pid)?, began: Instant::now() })
+    }
+
+    /// What the load cost, with the times of its requests.
+    fn after(self, mut times: Vec<u32>) -> Result<Measured> {
+        let (spent, elapsed) = (Self::cpu(self.pid)? - self.cpu, self.began.elapsed());
+        times.sort_unstable();
+        let count = f64::from(u32::try_from(times.len())?);
+        let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(0);
+        #[expect(clippy::cast_precision_loss, reason = "some thousands of ticks")]
+        let cpu_us = spent as f64 * 1_000_000.0 / procs::TICKS as f64 / count;
+        Ok(Measured { per_second: count / elapsed.as_secs_f64(), p50_us: at(50), p99_us: at(99), cpu_us })
+    }
+}
+
 /// Load for a while; the middle is measured.
 pub(super) async fn measure(client: &Client, path: &str, pid: i32) -> Result<Measured> {
     let one = client.call(Method::GET, path, None).await?;
     anyhow::ensure!(one.status == 200, "{path} answers {}: {}", one.status, one.body);
     load(client, path, WARM).await?;
-    let cpu = || procs::one(pid).map(|p| p.cpu).context("the process is gone");
-    let (before, began) = (cpu()?, Instant::now());
-    let mut times = load(client, path, SLICE).await?;
-    let (spent, elapsed) = (cpu()? - before, began.elapsed());
-    times.sort_unstable();
-    let count = f64::from(u32::try_from(times.len())?);
-    let at = |share: usize| times.get(times.len() * share / 100).copied().unwrap_or(0);
-    #[expect(clippy::cast_precision_loss, reason = "some thousands of ticks")]
-    let cpu_us = spent as f64 * 1_000_000.0 / procs::TICKS as f64 / count;
-    Ok(Measured { per_second: count / elapsed.as_secs_f64(), p50_us: at(50), p99_us: at(99), cpu_us })
+    let before = Before::of(pid)?;
+    before.after(load(client, path, SLICE).await?)
 }
 
 /// The times of all requests, in microseconds.
@@ -147,6 +206,25 @@ impl Peer {
             command.arg("--upstream").arg(format!("http://{upstream}"));
         }
         Ok(Self { addr, child: command.spawn()? })
+    }
+
+    /// nginx that answers `return 200`, one process, where it is installed.
+    fn nginx(dir: &std::path::Path) -> Result<Option<Self>> {
+        let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?;
+        let config = format!(
+            "daemon off; master_process off; pid {0}/nginx.pid; error_log /dev/null; events {{ worker_connections 1024; }}\n\
+             http {{ access_log off; server {{ listen {addr}; location / {{ return 200 '{{}}'; }} }} }}\n",
+            dir.display()
+        );
+        let file = dir.join("nginx.conf");
+        std::fs::write(&file, config)?;
+        let mut command = Command::new("nginx");
+        command.arg("-c").arg(&file).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        match command.kill_on_drop(true).spawn() {
+            Ok(child) => Ok(Some(Self { addr, child })),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error.into()),
+        }
     }
 
     pub(super) fn url(&self) -> String {

@@ -57,7 +57,7 @@ fn selects(selector: &Value, labels: &Value) -> bool {
     selector.as_object().unwrap().iter().all(|(key, value)| labels[key] == *value)
 }
 
-fn pods<'a>(objects: &'a [Value]) -> Vec<(&'a str, &'a Value)> {
+fn pods(objects: &[Value]) -> Vec<(&str, &Value)> {
     let owners = objects.iter().filter(|o| matches!(o["kind"].as_str(), Some("Deployment" | "Job")));
     owners.map(|o| (name(o), &o["spec"]["template"])).collect()
 }
@@ -196,9 +196,12 @@ fn problems(objects: &[Value]) -> Vec<String> {
     found
 }
 
+/// From, to.
+type Edges = BTreeSet<(String, String)>;
+
 /// Edges that the policies allow between pods, as each side says.
-fn edges(objects: &[Value]) -> (BTreeSet<(String, String)>, BTreeSet<(String, String)>) {
-    let (mut out, mut into) = (BTreeSet::new(), BTreeSet::new());
+fn edges(objects: &[Value]) -> (Edges, Edges) {
+    let (mut out, mut into) = (Edges::new(), Edges::new());
     for policy in of_kind(objects, "NetworkPolicy") {
         let own = &policy["spec"]["podSelector"]["matchLabels"]["app.kubernetes.io/name"];
         let Some(own) = own.as_str() else { continue };
@@ -238,7 +241,7 @@ fn every_overlay_fits_kubernetes_and_itself() {
             of_kind(&objects, "NetworkPolicy").into_iter().find(|p| name(p) == "default-deny").unwrap();
         assert_eq!(deny["spec"]["podSelector"], serde_json::json!({}));
         assert_eq!(deny["spec"]["policyTypes"], serde_json::json!(["Ingress", "Egress"]));
-        let wanted: BTreeSet<(String, String)> = CALLS
+        let wanted: Edges = CALLS
             .iter()
             .flat_map(|(from, to)| to.iter().map(|to| ((*from).to_owned(), (*to).to_owned())))
             .collect();

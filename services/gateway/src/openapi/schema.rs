@@ -98,7 +98,7 @@ impl Schemas {
                 json!({"type": "string", "format": "date-time"})
             }
             Kind::Message(m) if m.full_name() == "google.protobuf.FieldMask" => {
-                let path = paths(&field.parent_message(), "").join("|").replace('.', "[.]");
+                let path = paths(field.parent_message(), "").join("|").replace('.', "[.]");
                 let pattern = format!("^(?:(?:{path})(?:,(?:{path}))*)?$");
                 json!({"type": "string", "description": "Paths, separated by commas.", "pattern": pattern, "maxLength": 2000})
             }
