@@ -59,6 +59,10 @@ impl Api {
             }
             match Self::answer(request).await {
                 Ok((_, answer)) => return Ok(answer),
+                // An earlier try of ours deleted it.
+                Err((_, failure)) if tries > 1 && method == Method::DELETE && failure.is_not_found() => {
+                    return Ok(Value::Null);
+                }
                 Err((again, failure)) if !again || tries == TRIES => return Err(failure),
                 Err(_) => tokio::time::sleep(Duration::from_millis(250 << tries)).await,
             }

@@ -31,14 +31,16 @@ pub async fn run(cli: Cli) -> Result<()> {
         _ => {}
     }
     let key = std::env::var("NITEJAR_API_KEY").ok().filter(|key| !key.is_empty());
-    let key = key.unwrap_or_else(|| config.key.clone());
+    // The key that is kept is for the place that it was made at, and goes nowhere else.
+    let kept = if url == config.url { config.key.clone() } else { String::new() };
+    let key = key.unwrap_or(kept);
     if key.is_empty() {
         return Err(Failure::signed_out());
     }
     let here = Here { api: Api::new(&url, &key)?, org: cli.org.unwrap_or_else(|| config.org.clone()), shape };
     match cli.command {
         Command::Me => here.me().await,
-        Command::Orgs(orgs) => here.orgs(orgs, config, &url).await,
+        Command::Orgs(orgs) => here.orgs(orgs, config).await,
         Command::Members(members) => here.members(members).await,
         Command::Agents(agents) => here.agents(agents).await,
         Command::Run { agent, title, body, follow } => here.give_work(&agent, &title, &body, follow).await,
@@ -63,20 +65,22 @@ struct Here {
 impl Here {
     /// `/v1/orgs/{id}` and what follows.
     async fn at(&self, rest: &str) -> Result<String> {
-        if self.org.starts_with("org_") {
-            return Ok(format!("/v1/orgs/{}{rest}", part(&self.org)));
+        self.within(&self.org, rest).await
+    }
+
+    /// The same of another organization, by its id or slug.
+    async fn within(&self, org: &str, rest: &str) -> Result<String> {
+        if org.starts_with("org_") {
+            return Ok(format!("/v1/orgs/{}{rest}", part(org)));
         }
         let orgs = self.api.list("/v1/orgs?page_size=100", "orgs", ALL).await?;
-        let found: Vec<&Value> =
-            orgs.iter().filter(|o| self.org.is_empty() || o["slug"] == self.org.as_str()).collect();
+        let found: Vec<&Value> = orgs.iter().filter(|o| org.is_empty() || o["slug"] == org).collect();
         match found.as_slice() {
             [one] => Ok(format!("/v1/orgs/{}{rest}", one["id"].as_str().unwrap_or_default())),
-            [] if self.org.is_empty() => {
+            [] if org.is_empty() => {
                 Err(Failure::new("You are in no organization. Make one: nitejar orgs create SLUG"))
             }
-            [] => {
-                Err(Failure::new(format!("You are in no organization {}. See: nitejar orgs list", self.org)))
-            }
+            [] => Err(Failure::new(format!("You are in no organization {}. See: nitejar orgs list", org))),
             _ => Err(Failure::new("Which organization? Give --org, or say it once: nitejar orgs use SLUG")),
         }
     }
@@ -98,7 +102,7 @@ impl Here {
         self.shape.one(&self.get("/v1/me").await?, &[("name", "name"), ("email", "email"), ("id", "id")])
     }
 
-    async fn orgs(&self, orgs: Orgs, mut config: Config, url: &str) -> Result<()> {
+    async fn orgs(&self, orgs: Orgs, mut config: Config) -> Result<()> {
         match orgs {
             Orgs::List => {
                 let list = self.api.list("/v1/orgs?page_size=100", "orgs", ALL).await?;
@@ -130,8 +134,7 @@ impl Here {
                 self.shape.one(&self.get(&self.at("").await?).await?, &fields)
             }
             Orgs::Use { org } => {
-                let there = Self { org: org.clone(), api: Api::new(url, &config.key)?, shape: self.shape };
-                let found = self.get(&there.at("").await?).await?;
+                let found = self.get(&self.within(&org, "").await?).await?;
                 config.org = found["id"].as_str().unwrap_or_default().to_owned();
                 config.save()?;
                 self.shape.done(&format!("Commands act in {org} from now on."), &found)

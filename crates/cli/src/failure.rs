@@ -74,6 +74,11 @@ impl Failure {
         Self { code, text }
     }
 
+    /// Whether there is no such thing.
+    pub fn is_not_found(&self) -> bool {
+        self.code == 5
+    }
+
     /// Says it on the terminal.
     pub fn tell(&self) -> ExitCode {
         let _ = writeln!(std::io::stderr(), "nitejar: {}", self.text);

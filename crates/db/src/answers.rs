@@ -31,6 +31,9 @@ use crate::{ControlTx, Db, TenantTx, errors, pool};
 
 const NONCE: usize = 12;
 
+/// A lock that takes longer is as good as none: the server, or the way to it, is gone.
+const SILENT: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// Keys whose requests are under way.
 #[derive(Default)]
 pub(crate) struct Claims {
@@ -203,20 +206,25 @@ impl Db {
 }
 
 impl Claims {
-    /// Asks on the keeper's connection.
+    /// Asks on the keeper's connection. Never to be dropped half-way: who calls it runs in a task of its own.
     async fn locked(&self, db: &Db, sql: &'static str, id: &[u8; 32]) -> Result<bool> {
         let number = i64::from_be_bytes(id[..8].try_into().unwrap_or_default());
         let mut keeper = self.keeper.lock().await;
-        let mut conn = match keeper.take() {
-            Some(conn) => conn,
-            None => {
-                let own = pool::small(db.0.control_options.clone(), 1);
-                own.acquire().await.map_err(errors::from_sqlx)?.detach()
-            }
+        let taken = keeper.take();
+        let asked = async {
+            let mut conn = match taken {
+                Some(conn) => conn,
+                None => {
+                    let own = pool::small(db.0.control_options.clone(), 1);
+                    own.acquire().await.map_err(errors::from_sqlx)?.detach()
+                }
+            };
+            let answer = sqlx::query_scalar(sql).bind(number).fetch_one(&mut conn).await;
+            Ok::<_, Error>((answer.map_err(errors::from_sqlx)?, conn))
         };
-        let asked = sqlx::query_scalar(sql).bind(number).fetch_one(&mut conn).await;
-        // A connection that failed is dropped, and all its locks with it; the answers' primary key still holds.
-        let answer = asked.map_err(errors::from_sqlx)?;
+        // A connection that failed, or is silent, is dropped, and all its locks with it; the answers' primary key still holds.
+        let silent = |_| Error::unavailable().because("the database is silent");
+        let (answer, conn) = tokio::time::timeout(SILENT, asked).await.map_err(silent)??;
         *keeper = Some(conn);
         Ok(answer)
     }
@@ -234,9 +242,12 @@ impl Claim {
         db.0.claims.here.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
+    /// Waits until it is free again, so that the next one with this key finds it so. In a task of its own: a caller that
+    /// goes away in between must not leave it half released.
     async fn release(mut self) {
         self.released = true;
-        Self::unlock(&self.db, &self.id).await;
+        let (db, id) = (self.db.clone(), self.id);
+        let _ = tokio::spawn(async move { Self::unlock(&db, &id).await }).await;
     }
 }
 

@@ -176,7 +176,7 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
             }
             "sprites" => {
                 config["provider"] = json!({
-                    "root": places.sprites, "runner": places.runner, "gateway": places.gateway_url(),
+                    "kind": "local", "root": places.sprites, "runner": places.runner, "gateway": places.gateway_url(),
                 });
                 config["runner_secret"] = keys.runner_secret.clone().into();
                 config["lease_seconds"] = tweaks.lease_seconds.into();

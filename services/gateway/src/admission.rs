@@ -1,6 +1,7 @@
 //! Who asks, where, whether they may, and whether they do not ask too often.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use nitejar_common::RequestCtx;
@@ -9,7 +10,7 @@ use nitejar_common::id::is_id;
 use nitejar_common::key::KeyKind;
 use nitejar_proto::policy::Scope;
 
-use crate::authn::{self, Question};
+use crate::authn::{self, Caller, Question};
 use crate::limits::Left;
 use crate::service::Gateway;
 use crate::transcode::routes::Route;
@@ -33,6 +34,8 @@ pub(crate) struct Told {
     left: Option<Left>,
     /// A session's new secret.
     session: Option<HeaderValue>,
+    /// What names the caller's requests that may come again, if it is not the credential itself.
+    pub(crate) lasting: Option<Arc<str>>,
 }
 
 impl Told {
@@ -59,13 +62,14 @@ pub(crate) async fn admit(
     if by_cookie || !asked.route.cookies.is_empty() {
         cookies::check_site(asked.method, asked.headers)?;
     }
-    let (ctx, rotate) = who_where_may(gateway, asked, Some(address)).await?;
+    let (ctx, caller) = who_where_may(gateway, asked, Some(address)).await?;
     if let Some((_, credential)) = presented {
-        gateway.limits.take_known(credential, &ctx, &mut told.left)?;
-        if rotate {
+        gateway.limits.take_known(caller.lasting.as_deref().unwrap_or(credential), &ctx, &mut told.left)?;
+        if caller.rotate {
             told.session = authn::rotate(gateway, asked.request_id, credential).await;
         }
     }
+    told.lasting = caller.lasting;
     Ok(ctx)
 }
 
@@ -74,13 +78,13 @@ pub(crate) async fn still_may(gateway: &Gateway, asked: Asked<'_>) -> Result<Req
     who_where_may(gateway, asked, None).await.map(|(ctx, _)| ctx)
 }
 
-/// Credential, organization, permission, and whether the session's secret is old; what is refused to somebody known is audited. An `address`, where given, is
-/// charged for a credential that is not good, and for none.
+/// Credential, organization, permission, and who it is; what is refused to somebody known is audited. An `address`, where given,
+/// is charged for a credential that is not good, and for none.
 async fn who_where_may(
     gateway: &Gateway,
     asked: Asked<'_>,
     address: Option<IpAddr>,
-) -> Result<(RequestCtx, bool)> {
+) -> Result<(RequestCtx, Caller)> {
     let policy = asked.route.policy;
     // What is no id names no organization; nobody needs to be asked about it.
     let org = asked.org.filter(|org| is_id(org, "org"));
@@ -104,5 +108,5 @@ async fn who_where_may(
     let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id).inspect_err(|error| {
         gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
     })?;
-    Ok((ctx, caller.rotate))
+    Ok((ctx, caller))
 }

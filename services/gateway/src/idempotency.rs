@@ -19,12 +19,14 @@ pub(crate) const REPLAYED: HeaderName = HeaderName::from_static("idempotency-rep
 const LONGEST: usize = 255;
 
 /// What a request's key names; none without a key, or where it has no meaning: only POST acts anew each time; without a
-/// credential nobody could be told from anybody; and the Sprite protocol repeats by its own numbers.
+/// credential nobody could be told from anybody; and the Sprite protocol repeats by its own numbers. `lasting` stands for a
+/// credential that is replaced from time to time.
 pub(crate) fn of_request(
     route: &Route,
     headers: &HeaderMap,
     path_and_query: &str,
     body: Option<&Node>,
+    lasting: Option<&str>,
 ) -> Result<Option<Idempotency>> {
     let mut values = headers.get_all(KEY).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -49,5 +51,6 @@ pub(crate) fn of_request(
     }
     // A key counts for one operation: it would be no error that only one of our services could see.
     let key = format!("{}|{key}", route.policy.path);
-    Ok(Some(Idempotency::new(credential, &key, hash.finalize().into())))
+    let owner = lasting.unwrap_or(credential);
+    Ok(Some(Idempotency::new(owner, &key, hash.finalize().into())))
 }

@@ -28,7 +28,7 @@ use crate::denials::Denials;
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::page_tokens::PageTokens;
-use crate::shedding::Shedding;
+use crate::shedding::{Place, Shedding};
 use crate::transcode::routes::{Match, Route, Routes, Source};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
@@ -166,14 +166,24 @@ async fn serve(
     };
     let query = head.uri.query().unwrap_or_default();
     let path = head.uri.path_and_query().map_or("", |p| p.as_str());
-    ctx.idempotency = idempotency::of_request(&route, &head.headers, path, json.as_ref())?;
+    ctx.idempotency = {
+        let lasting = told.lasting.as_deref();
+        idempotency::of_request(&route, &head.headers, path, json.as_ref(), lasting)?
+    };
     let message = request::build(&route, &variables, query, filled, json)?;
+    // A place first: who is sent away is not charged. A runner's calls wait for work: runners bound their number.
+    let streams = route.method.is_server_streaming();
+    let place = match policy.scope {
+        Scope::Runner => None,
+        _ if streams => Some(gateway.streams.enter(ctx.tenant.as_ref())?),
+        _ => Some(gateway.requests.enter(ctx.tenant.as_ref())?),
+    };
     if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
-    if route.method.is_server_streaming() {
+    if streams {
         let check = still_may(gateway, &route, head.headers, org, request_id);
-        return open_stream(gateway, &route, &ctx, message, check).await;
+        return open_stream(gateway, &route, &ctx, message, check, place).await;
     }
     send(gateway, &route, &ctx, message).await
 }
@@ -205,9 +215,9 @@ async fn open_stream(
     ctx: &RequestCtx,
     message: DynamicMessage,
     check: stream::Check,
+    place: Option<Place>,
 ) -> Result<Response> {
     let policy = route.policy;
-    let place = gateway.streams.enter(ctx.tenant.as_ref())?;
     let (upstream, breaker) = gateway.services.get(policy.upstream())?;
     let answer = call::stream(upstream, breaker, policy, ctx, message.encode_to_vec().into()).await?;
     let body = stream::body(answer, route.method.output(), check, place, ctx.request_id.clone());
@@ -249,11 +259,6 @@ async fn send(
     mut message: DynamicMessage,
 ) -> Result<Response> {
     let policy = route.policy;
-    // A runner's calls wait for work: they are bounded by the number of runners.
-    let _place = match policy.scope {
-        Scope::Runner => None,
-        _ => Some(gateway.requests.enter(ctx.tenant.as_ref())?),
-    };
     let list = gateway.page_tokens.open(route, ctx, &mut message)?;
     let (upstream, breaker) = gateway.services.get(policy.upstream())?;
     let answer = call::unary(upstream, breaker, policy, ctx, message.encode_to_vec().into()).await?;

@@ -41,10 +41,23 @@ pub struct Config {
     pub github: GithubConfig,
 }
 
-/// The local provider.
+/// Where Sprites live.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProviderKind {
+    /// Nowhere: jobs wait.
+    #[default]
+    None,
+    /// In processes beside this one. For laptops and sandboxes only: a job can read what this process can, its keys too.
+    Local,
+}
+
+/// Machines of Sprites.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ProviderConfig {
+    /// `none` or `local`.
+    pub kind: ProviderKind,
     /// Holds the Sprites' directories.
     pub root: PathBuf,
     /// The `nitejar-runner` binary.
@@ -56,6 +69,7 @@ pub struct ProviderConfig {
 impl Default for ProviderConfig {
     fn default() -> Self {
         Self {
+            kind: ProviderKind::None,
             root: PathBuf::from("/var/lib/nitejar/sprites"),
             runner: PathBuf::from("nitejar-runner"),
             gateway: "http://127.0.0.1:8080".into(),

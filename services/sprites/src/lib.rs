@@ -33,10 +33,11 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use github::Github;
-use provider::{LocalProvider, SpriteProvider};
+use provider::{LocalProvider, NoProvider, SpriteProvider};
 use wake::Wake;
 
 pub use config::Config;
+use config::ProviderKind;
 
 /// What this service keeps.
 pub const SCHEMA: Schema = Schema {
@@ -90,7 +91,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let tenancy = Upstream::new("tenancy", &config.upstreams.tenancy, signer, tls.clone())?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let p = &config.provider;
-    let provider: Arc<dyn SpriteProvider> = Arc::new(LocalProvider::new(&p.root, &p.runner, &p.gateway)?);
+    let provider: Arc<dyn SpriteProvider> = match p.kind {
+        ProviderKind::Local => Arc::new(LocalProvider::new(&p.root, &p.runner, &p.gateway)?),
+        ProviderKind::None => Arc::new(NoProvider),
+    };
     let github = Github::new(&config.github, clock.clone())?.map(Arc::new);
     let service = Service {
         db: db.clone(),

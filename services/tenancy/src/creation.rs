@@ -45,7 +45,8 @@ impl Service {
         };
         let row = orgs::reserve(&mut *self.db.control_once().await?, &wish).await?;
         // A creation that was finished for a caller who did not hear of it: the same request comes again.
-        let again = wish.asked_with.is_some() && row.asked_with == wish.asked_with;
+        let young = row.created_at > self.clock.now() - nitejar_common::idempotency::KEPT;
+        let again = young && wish.asked_with.is_some() && row.asked_with == wish.asked_with;
         let ours = row.created_by == user && (row.state == "provisioning" || again);
         if row.id != wish.id && !ours {
             return Err(Error::new(

@@ -19,7 +19,7 @@ const OVERLAYS: [&str; 2] = ["staging", "production"];
 const CALLS: &[(&str, &[&str])] = &[
     ("gateway", &["audit", "billing", "sprites", "tenancy"]),
     ("tenancy", &["audit", "billing", "sprites"]),
-    ("sprites", &["audit", "billing", "tenancy", "gateway"]),
+    ("sprites", &["audit", "billing", "tenancy"]),
     ("billing", &["audit", "sprites"]),
     ("audit", &[]),
 ];

@@ -267,7 +267,7 @@ async fn secrets_of_sessions_are_replaced_and_a_stolen_one_ends_both() {
     assert_eq!(count, 0, "the old one does not confirm the new one");
 
     // The answer with the new secret was lost: the browser comes with the old one and gets another.
-    sqlx::query("UPDATE control.sessions SET rotated_at = rotated_at - interval '2 min'")
+    sqlx::query("UPDATE control.sessions SET rotated_at = rotated_at - interval '6 min'")
         .execute(&mut raw)
         .await
         .unwrap();
@@ -291,6 +291,23 @@ async fn secrets_of_sessions_are_replaced_and_a_stolen_one_ends_both() {
     let operator = stack.operator().unwrap();
     operator.until("/v1/operator/audit-events?page_size=100", 20, "the theft", told).await.unwrap();
 
+    // The new secret was replaced because nobody seemed to have it, and then somebody has: two hold this session.
+    let mut carl = Browser::new(&stack);
+    sign_in(&stack, &mut carl, "carl@example.com").await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let old = carl.clone();
+    assert_eq!(carl.get("/v1/me").await.status, 200);
+    assert_ne!(carl.session(), old.session());
+    sqlx::query("UPDATE control.sessions SET rotated_at = rotated_at - interval '6 min'")
+        .execute(&mut raw)
+        .await
+        .unwrap();
+    let mut thief = Browser { client: carl.client.at(&second), ..old };
+    assert_eq!(thief.get("/v1/me").await.status, 200);
+    let mut carl = Browser { client: carl.client.at(&second), ..carl };
+    ended(&mut carl, "/v1/me").await;
+    ended(&mut thief, "/v1/me").await;
+
     // Idle for too long, or too old.
     for change in ["last_seen_at = last_seen_at - interval '8 days'", "expires_at = now()"] {
         let mut ben = Browser::new(&stack);
@@ -303,5 +320,47 @@ async fn secrets_of_sessions_are_replaced_and_a_stolen_one_ends_both() {
             "{change}"
         );
     }
+    stack.stop().await.unwrap();
+}
+
+/// The stream shows its cookie again and again while the browser long has another: that is no thief.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_stream_does_not_sign_its_own_reader_out() {
+    let mut stack = TestStack::start_with(Tweaks { rotate_seconds: 1, ..test_tweaks() }).await.unwrap();
+    let second = stack.another_gateway().await.unwrap();
+    let mut dora = Browser::new(&stack);
+    sign_in(&stack, &mut dora, "dora@example.com").await;
+    let key = dora.post("/v1/me/keys", json!({ "name": "k" })).await;
+    let owner = dora.client.with_key(&text(&key.body, "secret"));
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let agent = json!({ "handle": "slow", "config": { "command": "echo begun; sleep 60" } });
+    let agent = text(&owner.post(&at("/agents"), &agent).await.unwrap(), "id");
+    let item = owner.post(&at("/work-items"), &json!({ "agent_id": agent, "title": "t" })).await.unwrap();
+    let job = item["job_ids"][0].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+
+    let path = at(&format!("/jobs/{job}/logs?follow=true"));
+    let mut stream = dora.request(Method::GET, &path, None).send().await.unwrap();
+    assert_eq!(stream.status(), 200);
+    let cookie = stream.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
+    let (name, value) = cookie.split_once('=').unwrap();
+    dora.cookies.insert(name.to_owned(), value.to_owned());
+    assert_eq!(dora.get("/v1/me/sessions").await.status, 200);
+    // Two minutes later, and every kept answer forgotten.
+    let mut raw = raw(&stack).await;
+    let later =
+        "UPDATE control.sessions SET confirmed_at = confirmed_at - interval '2 min', revoked_at = revoked_at";
+    assert_eq!(sqlx::query(later).execute(&mut raw).await.unwrap().rows_affected(), 1);
+    tokio::time::sleep(Duration::from_millis(3000)).await;
+    for gateway in [stack.places.gateway_url(), second] {
+        let mut there = Browser { client: dora.client.at(&gateway), ..dora.clone() };
+        assert_eq!(there.get(&at("/members")).await.status, 200);
+    }
+    let mut seen = String::new();
+    while let Ok(Ok(piece)) = tokio::time::timeout(Duration::from_millis(300), stream.chunk()).await {
+        seen.push_str(std::str::from_utf8(&piece.expect("the stream ended")).unwrap());
+    }
+    assert!(seen.contains("begun") && !seen.contains("event: error"), "{seen}");
     stack.stop().await.unwrap();
 }

@@ -3,6 +3,7 @@
 pub(crate) mod cache;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
@@ -36,6 +37,8 @@ pub(crate) struct Caller {
     pub(crate) home: Option<String>,
     /// A session's secret is to be replaced.
     pub(crate) rotate: bool,
+    /// Of a session: what stays while its secret is replaced.
+    pub(crate) lasting: Option<Arc<str>>,
 }
 
 /// Nobody known.
@@ -46,6 +49,7 @@ pub(crate) fn anonymous() -> Caller {
         scopes: None,
         home: None,
         rotate: false,
+        lasting: None,
     }
 }
 
@@ -89,7 +93,7 @@ pub(crate) struct Question<'a> {
     pub(crate) token: &'a str,
     /// Empty: in none.
     pub(crate) org: &'a str,
-    /// Answers for a credential that is not good.
+    /// Answers for a credential that is not good. None: the request was let in before.
     pub(crate) address: Option<IpAddr>,
 }
 
@@ -101,11 +105,13 @@ pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result
     {
         return Ok(caller);
     }
-    // Charged before anybody is asked, so that many at once are charged too.
-    question.address.map(|address| gateway.limits.take_address(address)).transpose()?;
+    let Some(address) = question.address else { return ask(gateway, question, hash).await };
+    // Who shares an address with somebody who guesses is asked about all the same, though few at a time.
+    let narrow = gateway.limits.narrow(address)?;
     let found = ask(gateway, question, hash).await;
-    if let (Some(address), false) = (question.address, found.as_ref().is_err_and(is_invalid)) {
-        gateway.limits.give_back(address);
+    drop(narrow);
+    if found.as_ref().is_err_and(is_invalid) {
+        gateway.limits.take_address(address)?;
     }
     found
 }
@@ -129,6 +135,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             scopes: None,
             home: Some(found.org_id),
             rotate: false,
+            lasting: None,
         });
     }
     let asked = kept.ask();
@@ -136,6 +143,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         key_sha256: hash.to_vec(),
         org_id: org.to_owned(),
         session: kind == KeyKind::Session,
+        under_way: question.address.is_none(),
     };
     let request = services.tenancy.request_within(&me, message, DEADLINE)?;
     let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
@@ -156,6 +164,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
         rotate: false,
+        lasting: Some(found.lasting).filter(|lasting| !lasting.is_empty()).map(Arc::from),
     };
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);

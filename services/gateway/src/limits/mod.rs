@@ -19,6 +19,7 @@ use nitejar_proto::tenancy::v1::{RateCount, ShareRatesRequest};
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use window::Left;
@@ -30,6 +31,8 @@ const SHARE: Duration = Duration::from_millis(500);
 const MOST: usize = 200_000;
 /// Subjects told at a time.
 const TOLD: usize = 5_000;
+/// Questions about credentials from addresses that have shown too many bad ones, at a time.
+const FEW: usize = 8;
 
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -59,6 +62,8 @@ pub(crate) struct Limits {
     limits: RateLimits,
     clock: SharedClock,
     windows: Cache<Subject, Arc<Mutex<Window>>>,
+    /// Credentials that are asked about although their address has shown too many that were not good.
+    few: Arc<Semaphore>,
     /// Have something to tell.
     touched: Mutex<std::collections::HashSet<Subject>>,
 }
@@ -68,6 +73,11 @@ fn subject(kind: &str, id: &[u8]) -> Subject {
     let mut subject = Subject::default();
     subject.copy_from_slice(&hash[..16]);
     subject
+}
+
+fn passed(what: &str, limit: u64, wait: Duration) -> Error {
+    let detail = format!("More than {limit} requests a minute of this {what}. Wait as Retry-After says.");
+    Error::new(Code::RateLimited, detail).retry_after(Duration::from_secs(wait.as_secs() + 1))
 }
 
 fn address_subject(address: IpAddr) -> Subject {
@@ -80,7 +90,13 @@ fn address_subject(address: IpAddr) -> Subject {
 
 impl Limits {
     pub(crate) fn new(limits: RateLimits, clock: SharedClock) -> Self {
-        Self { limits, clock, windows: Cache::new(MOST), touched: Mutex::default() }
+        Self {
+            limits,
+            clock,
+            windows: Cache::new(MOST),
+            few: Arc::new(Semaphore::new(FEW)),
+            touched: Mutex::default(),
+        }
     }
 
     fn take(&self, what: &'static str, subject: Subject, limit: u64) -> Result<Left> {
@@ -89,11 +105,7 @@ impl Limits {
         if taken.is_ok() {
             self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(subject);
         }
-        taken.map_err(|wait| {
-            let detail =
-                format!("More than {limit} requests a minute of this {what}. Wait as Retry-After says.");
-            Error::new(Code::RateLimited, detail).retry_after(Duration::from_secs(wait.as_secs() + 1))
-        })
+        taken.map_err(|wait| passed(what, limit, wait))
     }
 
     /// Counts a request of somebody known; `left`: the tighter of their limits, also when it is passed.
@@ -122,14 +134,23 @@ impl Limits {
         Ok(())
     }
 
-    /// The request was somebody's who is known: the address need not answer for it.
-    pub(crate) fn give_back(&self, address: IpAddr) {
-        if let Some(window) = self.windows.get(&address_subject(address)) {
-            window.lock().unwrap_or_else(PoisonError::into_inner).give_back();
+    /// Whether tenancy may be asked about a credential from an address: freely, or, after too many that were not good, only
+    /// with one of a few places.
+    pub(crate) fn narrow(&self, address: IpAddr) -> Result<Option<OwnedSemaphorePermit>> {
+        let used_up = self.windows.get(&address_subject(address)).and_then(|window| {
+            let window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            window.refused_now(self.limits.address, self.clock.now())
+        });
+        match used_up {
+            None => Ok(None),
+            Some(wait) => match Arc::clone(&self.few).try_acquire_owned() {
+                Ok(place) => Ok(Some(place)),
+                Err(_) => Err(passed("address", self.limits.address, wait)),
+            },
         }
     }
 
-    /// Counts a request of which nobody knows yet who sends it.
+    /// Counts a request of nobody known, or with a credential that is not good.
     pub(crate) fn take_address(&self, address: IpAddr) -> Result<Left> {
         self.take("address", address_subject(address), self.limits.address)
     }
@@ -160,7 +181,7 @@ impl Limits {
         let mut counts = Vec::with_capacity(touched.len());
         for subject in &touched {
             let Some(window) = self.windows.get(subject) else { continue };
-            if let Some((number, count)) = window.lock().unwrap_or_else(PoisonError::into_inner).share() {
+            for (number, count) in window.lock().unwrap_or_else(PoisonError::into_inner).share() {
                 counts.push(RateCount { subject: subject.to_vec(), window: number, count });
             }
         }

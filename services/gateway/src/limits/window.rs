@@ -29,6 +29,8 @@ pub(crate) struct Window {
     previous: u64,
     /// Of `current`, what the others do not know yet.
     unshared: u64,
+    /// The same of `previous`.
+    late: u64,
 }
 
 impl Window {
@@ -37,6 +39,7 @@ impl Window {
             0 => {}
             1 => {
                 self.previous = self.current;
+                self.late = self.unshared;
                 self.current = 0;
                 self.unshared = 0;
             }
@@ -77,16 +80,16 @@ impl Window {
         Duration::from_millis(millis.max(1))
     }
 
-    /// One request is not counted after all.
-    pub(crate) fn give_back(&mut self) {
-        self.current = self.current.saturating_sub(1);
-        self.unshared = self.unshared.saturating_sub(1);
+    /// How long until a request would be allowed, if one is refused now. Nothing is counted.
+    pub(crate) fn refused_now(&self, limit: u64, now: DateTime<Utc>) -> Option<Duration> {
+        self.clone().take(limit, now).err()
     }
 
-    /// What the others must be told: the window, and how many. It counts as told.
-    pub(crate) fn share(&mut self) -> Option<(i64, u64)> {
-        let unshared = std::mem::take(&mut self.unshared);
-        (unshared > 0).then_some((self.number, unshared))
+    /// What the others must be told: windows, and how many in each. It counts as told.
+    pub(crate) fn share(&mut self) -> impl Iterator<Item = (i64, u64)> + use<> {
+        let late = (self.number - 1, std::mem::take(&mut self.late));
+        let unshared = (self.number, std::mem::take(&mut self.unshared));
+        [late, unshared].into_iter().filter(|(_, count)| *count > 0)
     }
 
     /// What all together counted in a window.
@@ -94,7 +97,7 @@ impl Window {
         if number == self.number {
             self.current = self.current.max(total + self.unshared);
         } else if number == self.number - 1 {
-            self.previous = self.previous.max(total);
+            self.previous = self.previous.max(total + self.late);
         }
     }
 }
@@ -137,11 +140,13 @@ mod tests {
     fn what_others_counted_counts_here_and_is_told_once() {
         let mut w = Window::default();
         (0..10).for_each(|_| assert!(w.take(100, at(0.0)).is_ok()));
-        let (number, told) = w.share().unwrap();
-        assert_eq!((told, w.share()), (10, None));
+        let (number, told) = w.share().next().unwrap();
+        assert_eq!((told, w.share().count()), (10, 0));
         w.take(100, at(0.0)).unwrap();
         w.learn(number, 60);
         assert_eq!(w.take(100, at(0.0)).unwrap().remaining, 100 - 60 - 2);
-        assert_eq!(w.share(), Some((number, 2)));
+        // What was not told when the minute turned is told after it.
+        w.take(100, at(60.0)).unwrap();
+        assert_eq!(w.share().collect::<Vec<_>>(), [(number, 2), (number + 1, 1)]);
     }
 }

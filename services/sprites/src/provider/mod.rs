@@ -1,6 +1,7 @@
 //! The seam to machines: where Sprites live. Every step may be repeated; a Sprite is named by its id alone.
 
 mod local;
+mod none;
 
 use std::collections::BTreeSet;
 
@@ -8,6 +9,7 @@ use futures_util::future::BoxFuture;
 use nitejar_common::error::Result;
 
 pub use local::LocalProvider;
+pub use none::NoProvider;
 
 /// What a Sprite's runner needs to start.
 #[derive(Clone, Debug)]
@@ -22,7 +24,7 @@ pub struct Start {
 
 /// Where Sprites live.
 pub trait SpriteProvider: Send + Sync {
-    /// `local`, `fly`, …
+    /// `local`, `none`, …
     fn name(&self) -> &'static str;
     /// Makes the machine's place; it does not run yet.
     fn provision<'a>(&'a self, sprite: &'a str) -> BoxFuture<'a, Result<()>>;

@@ -27,7 +27,7 @@ impl TenancyInternal for Service {
         only(&ctx(&request)?.actor.id, "gateway")?;
         let r = request.into_inner();
         if r.session {
-            return Ok(Response::new(self.resolve_session(&r.key_sha256, &r.org_id).await?));
+            return Ok(Response::new(self.resolve_session(&r.key_sha256, &r.org_id, r.under_way).await?));
         }
         // All of them are compared, whichever matches.
         let mut operator = None;

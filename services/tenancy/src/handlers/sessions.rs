@@ -1,5 +1,7 @@
 //! Signing in and out.
 
+use std::net::{IpAddr, Ipv6Addr};
+
 use chrono::Duration;
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
@@ -22,12 +24,16 @@ use crate::store::users::{self, UserRow};
 
 /// How long a link works, and over how long its uses are counted.
 const LINK: Duration = Duration::minutes(15);
-/// Links for one address of mail in that time.
+/// Links for one address of mail in that time, asked for from one network: nobody else can use them up for its owner.
 const FOR_ONE: i64 = 5;
-/// Links from one address on the net in that time.
+/// The same from wherever.
+const FOR_ALL: i64 = 30;
+/// Links from one network in that time.
 const FROM_ONE: i64 = 30;
 /// How long a rotated secret is good after the new one was used: requests that were under way.
 const GRACE: Duration = Duration::minutes(1);
+/// After so long without a use of a new secret its answer was lost: longer than any request takes.
+const LOST: Duration = Duration::minutes(5);
 
 #[tonic::async_trait]
 impl Sessions for Service {
@@ -46,10 +52,11 @@ impl Sessions for Service {
         };
         let token = key::generate(KeyKind::SignIn);
         let mut tx = self.db.control().await?;
-        sessions::lock_email(tx.conn(), &email).await.map_err(Error::from)?;
+        let network = network(&r.address);
+        sessions::lock_asking(tx.conn(), &email, &network).await.map_err(Error::from)?;
         let asked =
-            sessions::asked_since(tx.conn(), &email, &r.address, now - LINK).await.map_err(Error::from)?;
-        if asked.0 >= FOR_ONE || asked.1 >= FROM_ONE {
+            sessions::asked_since(tx.conn(), &email, &network, now - LINK).await.map_err(Error::from)?;
+        if asked.both >= FOR_ONE || asked.email >= FOR_ALL || asked.network >= FROM_ONE {
             let detail = "Too many links were asked for. Use one of those that were sent, or wait.";
             return Err(Error::new(Code::RateLimited, detail)
                 .retry_after(LINK.to_std().unwrap_or_default())
@@ -59,7 +66,7 @@ impl Sessions for Service {
             token: key::sha256(token.expose()),
             browser: key::sha256(browser.expose()),
             email: &email,
-            address: &r.address,
+            network: &network,
         };
         sessions::ask(tx.conn(), &sign_in, now, now + LINK).await.map_err(Error::from)?;
         let link = format!("{}/sign-in/finish#token={}", self.public_url, token.expose());
@@ -136,7 +143,9 @@ impl Sessions for Service {
     ) -> Result<Response<pb::RevokeSessionResponse>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().session_id;
-        if self.revoke(&ctx, Some(id), None).await? == 0 {
+        let (tx, ended) = self.revoke(&ctx, Some(id), None).await?;
+        tx.commit().await?;
+        if ended == 0 {
             let mut conn = self.db.control_once().await?;
             if !sessions::exists(&mut conn, ctx.require_user()?, id).await.map_err(Error::from)? {
                 return Err(Error::not_found(format!("session {id}")).into());
@@ -155,16 +164,25 @@ impl Sessions for Service {
             let detail = "This request has no session that could end; an API key is revoked instead.";
             return Err(Error::new(Code::Conflict, detail).into());
         }
-        self.revoke(&ctx, None, Some(&key::sha256(secret))).await?;
-        Ok(Response::new(pb::SignOutResponse::default()))
+        let (tx, _) = self.revoke(&ctx, None, Some(&key::sha256(secret))).await?;
+        tx.answer(&ctx, pb::SignOutResponse::default()).await
     }
 
     async fn sign_out_everywhere(
         &self,
         request: Request<pb::SignOutEverywhereRequest>,
     ) -> Result<Response<pb::SignOutEverywhereResponse>, Status> {
-        let ended = self.revoke(&ctx(&request)?, None, None).await?;
-        Ok(Response::new(pb::SignOutEverywhereResponse { session: String::new(), ended }))
+        let ctx = ctx(&request)?;
+        let (tx, ended) = self.revoke(&ctx, None, None).await?;
+        tx.answer(&ctx, pb::SignOutEverywhereResponse { session: String::new(), ended }).await
+    }
+}
+
+/// An address, of which IPv6 has a /64 for each customer.
+fn network(address: &str) -> String {
+    match address.parse::<IpAddr>().map(|a| a.to_canonical()) {
+        Ok(IpAddr::V6(v6)) => format!("{}/64", Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
+        _ => address.to_owned(),
     }
 }
 
@@ -187,15 +205,19 @@ impl Service {
         Ok(user)
     }
 
-    /// Ends sessions of the caller's and tells of each; answers how many.
-    async fn revoke(&self, ctx: &RequestCtx, id: Option<&str>, sha256: Option<&[u8]>) -> Result<u32> {
+    /// Ends sessions of the caller's and tells of each, in a transaction that is still to be committed; answers how many.
+    async fn revoke(
+        &self,
+        ctx: &RequestCtx,
+        id: Option<&str>,
+        sha256: Option<&[u8]>,
+    ) -> Result<(ControlTx, u32)> {
         let mut tx = self.db.control().await?;
         let ended = sessions::revoke(tx.conn(), ctx.require_user()?, id, sha256, self.clock.now()).await?;
         for id in &ended {
             self.audit_platform(tx.conn(), ctx, "session.revoked", ("session", id), &[]).await?;
         }
-        tx.commit().await?;
-        Ok(u32::try_from(ended.len()).unwrap_or(u32::MAX))
+        Ok((tx, u32::try_from(ended.len()).unwrap_or(u32::MAX)))
     }
 
     /// Who is behind a session's secret. One that was rotated away long ago ends the session: two have it.
@@ -203,6 +225,7 @@ impl Service {
         &self,
         sha256: &[u8],
         org: &str,
+        under_way: bool,
     ) -> Result<pb::ResolveCredentialResponse> {
         let now = self.clock.now();
         let unknown = || Error::new(Code::InvalidCredential, "This session is not valid.");
@@ -210,7 +233,9 @@ impl Service {
         let found = sessions::resolve(&mut conn, sha256, org, now, self.session.idle).await?;
         drop(conn);
         let found = found.ok_or_else(unknown)?;
-        if !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE) {
+        let late = !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE);
+        // One that was replaced because nobody seemed to have it, and comes after all, is as telling as an old one.
+        if (late && !under_way) || found.abandoned {
             self.end_stolen(&found).await?;
             return Err(unknown());
         }
@@ -220,7 +245,7 @@ impl Service {
             sessions::touch(tx.conn(), &found.id, now, found.newest).await?;
             tx.commit().await?;
         }
-        let lost = !found.newest && found.confirmed_at.is_none() && found.rotated_at < now - GRACE;
+        let lost = !found.newest && found.confirmed_at.is_none() && found.rotated_at < now - LOST;
         let old = found.newest && found.rotated_at < now - self.session.rotate;
         Ok(pb::ResolveCredentialResponse {
             actor_kind: "user".into(),
@@ -230,6 +255,7 @@ impl Service {
             key_id: found.id,
             expires_at: Some(to_proto(found.expires_at.min(now + self.session.idle))),
             rotate: lost || old,
+            lasting: hex::encode(&found.lasting),
             ..Default::default()
         })
     }
@@ -247,7 +273,7 @@ impl Service {
     /// A new secret for a session; empty when another request was faster.
     pub(crate) async fn rotate_session(&self, presented: &[u8]) -> Result<String> {
         let (now, new) = (self.clock.now(), key::generate(KeyKind::Session));
-        let (old, lost) = (now - self.session.rotate, now - GRACE);
+        let (old, lost) = (now - self.session.rotate, now - LOST);
         let mut tx = self.db.control().await?;
         let hash = key::sha256(new.expose());
         let rotated = sessions::rotate(tx.conn(), presented, &hash, now, old, lost).await?;

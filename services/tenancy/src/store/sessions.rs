@@ -12,8 +12,8 @@ pub struct SignIn<'a> {
     pub browser: [u8; 32],
     /// Whose link.
     pub email: &'a str,
-    /// Where it was asked from.
-    pub address: &'a str,
+    /// The network that it was asked from.
+    pub network: &'a str,
 }
 
 /// A living session as a credential: who, and how its secret stands.
@@ -29,8 +29,12 @@ pub struct Found {
     pub member_role: Option<String>,
     /// Whether that organization is active.
     pub active: bool,
-    /// The secret is the newest; otherwise it is the one before.
+    /// The secret is the newest; otherwise it is the one before, or an abandoned one.
     pub newest: bool,
+    /// The secret was replaced unused.
+    pub abandoned: bool,
+    /// A secret that stays.
+    pub lasting: Vec<u8>,
     /// There is one before.
     pub rotated: bool,
     /// When the newest was made.
@@ -64,27 +68,46 @@ pub struct SessionRow {
     pub expires_at: DateTime<Utc>,
 }
 
-/// How many links were asked for since then: for the address of mail, and from the address on the net.
+/// How many links were asked for.
+#[derive(Clone, Copy, Debug, FromRow)]
+pub struct Asked {
+    /// For the address of mail.
+    pub email: i64,
+    /// From the network.
+    pub network: i64,
+    /// For that address and from there.
+    pub both: i64,
+}
+
+/// How many links were asked for since then.
 pub async fn asked_since(
     conn: &mut PgConnection,
     email: &str,
-    address: &str,
+    network: &str,
     since: DateTime<Utc>,
-) -> sqlx::Result<(i64, i64)> {
+) -> sqlx::Result<Asked> {
     sqlx::query_as(
-        "SELECT (SELECT count(*) FROM sign_ins WHERE email = $1 AND created_at > $3), \
-         (SELECT count(*) FROM sign_ins WHERE address = $2 AND created_at > $3)",
+        "SELECT (SELECT count(*) FROM sign_ins WHERE email = $1 AND created_at > $3) AS email, \
+         (SELECT count(*) FROM sign_ins WHERE network = $2 AND created_at > $3) AS network, \
+         (SELECT count(*) FROM sign_ins WHERE email = $1 AND network = $2 AND created_at > $3) AS both",
     )
     .bind(email)
-    .bind(address)
+    .bind(network)
     .bind(since)
     .fetch_one(conn)
     .await
 }
 
-/// One at a time for an address of mail, so that many at once are counted as well.
-pub async fn lock_email(conn: &mut PgConnection, email: &str) -> sqlx::Result<()> {
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, 1))").bind(email).execute(conn).await?;
+/// One at a time for an address of mail, and from a network, so that many at once are counted as well. Always in this order,
+/// so that no two wait for each other.
+pub async fn lock_asking(conn: &mut PgConnection, email: &str, network: &str) -> sqlx::Result<()> {
+    for (number, text) in [(1, email), (2, network)] {
+        sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended($1, $2))")
+            .bind(text)
+            .bind(number)
+            .execute(&mut *conn)
+            .await?;
+    }
     Ok(())
 }
 
@@ -96,13 +119,13 @@ pub async fn ask(
     expires_at: DateTime<Utc>,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO sign_ins (token_sha256, browser_sha256, email, address, created_at, expires_at) \
+        "INSERT INTO sign_ins (token_sha256, browser_sha256, email, network, created_at, expires_at) \
          VALUES ($1, $2, $3, $4, $5, $6)",
     )
     .bind(sign_in.token.as_slice())
     .bind(sign_in.browser.as_slice())
     .bind(sign_in.email)
-    .bind(sign_in.address)
+    .bind(sign_in.network)
     .bind(now)
     .bind(expires_at)
     .execute(conn)
@@ -131,8 +154,9 @@ pub async fn use_link(
 /// Adds a session.
 pub async fn insert(conn: &mut PgConnection, user_id: &str, session: &SessionRow) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO sessions (id, user_id, sha256, rotated_at, user_agent, address, created_at, last_seen_at, expires_at) \
-         VALUES ($1, $2, $3, $6, $4, $5, $6, $6, $7)",
+        "INSERT INTO sessions \
+         (id, user_id, sha256, rotated_at, user_agent, address, created_at, last_seen_at, expires_at, lasting) \
+         VALUES ($1, $2, $3, $6, $4, $5, $6, $6, $7, $8)",
     )
     .bind(&session.id)
     .bind(user_id)
@@ -141,6 +165,7 @@ pub async fn insert(conn: &mut PgConnection, user_id: &str, session: &SessionRow
     .bind(&session.address)
     .bind(session.created_at)
     .bind(session.expires_at)
+    .bind(nitejar_common::rng::bytes::<32>().as_slice())
     .execute(conn)
     .await?;
     Ok(())
@@ -157,11 +182,11 @@ pub async fn resolve(
     sqlx::query_as(
         "SELECT s.id, s.user_id, u.name AS user_name, m.role AS member_role, \
          EXISTS (SELECT FROM orgs o WHERE o.id = $2 AND o.state = 'active') AS active, \
-         s.sha256 = $1 AS newest, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, \
+         s.sha256 = $1 AS newest, coalesce(s.abandoned_sha256 = $1, false) AS abandoned, s.lasting, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, \
          s.last_seen_at, s.expires_at \
          FROM sessions s JOIN users u ON u.id = s.user_id \
          LEFT JOIN memberships m ON m.user_id = s.user_id AND m.org_id = $2 \
-         WHERE (s.sha256 = $1 OR s.previous_sha256 = $1) AND s.revoked_at IS NULL AND s.expires_at > $3 \
+         WHERE (s.sha256 = $1 OR s.previous_sha256 = $1 OR s.abandoned_sha256 = $1) AND s.revoked_at IS NULL AND s.expires_at > $3 \
          AND s.last_seen_at > $4",
     )
     .bind(sha256)
@@ -197,7 +222,8 @@ pub async fn rotate(
     lost_before: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     let done = sqlx::query(
-        "UPDATE sessions SET previous_sha256 = $1, sha256 = $2, rotated_at = $3, confirmed_at = NULL \
+        "UPDATE sessions SET previous_sha256 = $1, sha256 = $2, rotated_at = $3, confirmed_at = NULL, \
+         abandoned_sha256 = CASE WHEN sha256 = $1 THEN abandoned_sha256 ELSE sha256 END \
          WHERE revoked_at IS NULL AND ((sha256 = $1 AND rotated_at < $4) \
          OR (previous_sha256 = $1 AND confirmed_at IS NULL AND rotated_at < $5))",
     )
