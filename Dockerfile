@@ -20,7 +20,7 @@ COPY --from=manifests /stubs ./
 RUN cargo build --release --locked $PACKAGES
 COPY . .
 # Our stubs are newer than our sources: cargo must not believe them.
-RUN find . -name '*.rs' -exec touch {} + \
+RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
     && cargo build --release --locked $PACKAGES \
     && mkdir /out \
     && for name in tenancy sprites billing audit gateway runner dev; do cp "target/release/nitejar-$name" /out; done
