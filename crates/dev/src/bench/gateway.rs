@@ -86,6 +86,7 @@ pub(super) async fn run() -> Result<Value> {
     let c_axum = note("c_axum_alone", measure(&far.at(&alone.url()), &agents, alone.pid()?).await?);
     let direct = note("b_grpc_called_directly", grpc(&upstream).await?);
     if let Some(nginx) = Peer::nginx(dir.path())? {
+        far.at(&nginx.url()).until_ok("/", 5).await?;
         note("nginx_return_200", measure(&far.at(&nginx.url()), "/", nginx.pid()?).await?);
     }
     result["b_gateway_to_grpc_directly_cpu"] = json!((b / direct * 100.0).round() / 100.0);

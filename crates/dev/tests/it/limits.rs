@@ -160,6 +160,19 @@ async fn callers_of_other_services_see_nothing_of_a_restart() {
     let documented =
         |(status, code): &(u16, String)| matches!((*status, code.as_str()), (200, "") | (503, "unavailable"));
     assert!(related.keys().all(documented), "{related:?}");
+
+    // Without tenancy nobody can be known: everybody is told so, in documented words, and it passes.
+    split.kill("tenancy").await.unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_secs(3);
+    let mut seen = std::collections::BTreeMap::<(u16, String), u32>::new();
+    while tokio::time::Instant::now() < until {
+        let answer = get(&ada, &agents).await;
+        *seen.entry((answer.status, text(&answer.body, "code"))).or_default() += 1;
+    }
+    assert!(seen.keys().all(documented), "{seen:?}");
+    assert!(seen.keys().any(|(status, _)| *status == 503), "{seen:?}");
+    split.spawn("tenancy").unwrap();
+    ada.until_ok(&agents, 30).await.unwrap();
     split.stop().await;
     drop(github);
 }

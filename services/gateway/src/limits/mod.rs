@@ -101,8 +101,13 @@ impl Limits {
 
     fn take(&self, what: &'static str, subject: Subject, limit: u64) -> Result<Left> {
         let window = self.windows.get_or_insert_with(&subject, || Ok::<_, Error>(Arc::default()))?;
-        let taken = window.lock().unwrap_or_else(PoisonError::into_inner).take(limit, self.clock.now());
-        if taken.is_ok() {
+        let (taken, first) = {
+            let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
+            let first = window.is_told();
+            (window.take(limit, self.clock.now()), first)
+        };
+        // Once until it is told: all requests would wait for each other here.
+        if first && taken.is_ok() {
             self.touched.lock().unwrap_or_else(PoisonError::into_inner).insert(subject);
         }
         taken.map_err(|wait| passed(what, limit, wait))

@@ -85,6 +85,11 @@ impl Window {
         self.clone().take(limit, now).err()
     }
 
+    /// Whether the others know everything.
+    pub(crate) fn is_told(&self) -> bool {
+        self.unshared == 0 && self.late == 0
+    }
+
     /// What the others must be told: windows, and how many in each. It counts as told.
     pub(crate) fn share(&mut self) -> impl Iterator<Item = (i64, u64)> + use<> {
         let late = (self.number - 1, std::mem::take(&mut self.late));
