@@ -66,7 +66,7 @@ pub fn build(packages: &[&str], release: bool) -> Result<()> {
     let target = target_dir()?.join(if release { "release" } else { "debug" });
     let first = !target.join("nitejar-dev").exists();
     if first {
-        let time = if release { "seven minutes" } else { "five minutes" };
+        let time = if release { "ten minutes" } else { "five to eight minutes" };
         eprintln!("building for the first time: about {time} on two cores …");
     }
     let mut command = cargo();

@@ -209,7 +209,8 @@ impl Claims {
     /// Asks on the keeper's connection. Never to be dropped half-way: who calls it runs in a task of its own.
     async fn locked(&self, db: &Db, sql: &'static str, id: &[u8; 32]) -> Result<bool> {
         let number = i64::from_be_bytes(id[..8].try_into().unwrap_or_default());
-        let mut keeper = self.keeper.lock().await;
+        let silent = |_| Error::unavailable().because("the database is silent");
+        let mut keeper = tokio::time::timeout(SILENT, self.keeper.lock()).await.map_err(silent)?;
         let taken = keeper.take();
         let asked = async {
             let mut conn = match taken {
@@ -223,7 +224,6 @@ impl Claims {
             Ok::<_, Error>((answer.map_err(errors::from_sqlx)?, conn))
         };
         // A connection that failed, or is silent, is dropped, and all its locks with it; the answers' primary key still holds.
-        let silent = |_| Error::unavailable().because("the database is silent");
         let (answer, conn) = tokio::time::timeout(SILENT, asked).await.map_err(silent)??;
         *keeper = Some(conn);
         Ok(answer)

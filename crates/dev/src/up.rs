@@ -199,9 +199,9 @@ fn announce(data: &Path, keys: &Keys, places: &Places, github: &str, postgres: u
     say(&format!("  fake GitHub   {github}"));
     say(&format!("  operator key  {}", keys.operator));
     say("");
-    say("Next, in another terminal:");
-    say("  cargo xtask demo");
-    say(&format!("  curl {gateway}/v1/plans"));
+    say("Next:");
+    say(&format!("  open {gateway}/sign-in, give any address, and open the link from {mailbox}"));
+    say("  in another terminal, cargo xtask demo tells the whole story");
     say("Ctrl-C stops everything and keeps the data.");
     Ok(())
 }

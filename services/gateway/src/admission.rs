@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
-use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::id::is_id;
 use nitejar_common::key::KeyKind;
+use nitejar_common::{ActorKind, RequestCtx};
 use nitejar_proto::policy::Scope;
 
 use crate::authn::{self, Caller, Question};
@@ -63,7 +63,9 @@ pub(crate) async fn admit(
         cookies::check_site(asked.method, asked.headers)?;
     }
     let (ctx, caller) = who_where_may(gateway, asked, Some(address)).await?;
-    if let Some((_, credential)) = presented {
+    // Where nobody needs to be known, a cookie that nobody looked at names nobody.
+    let known = presented.filter(|_| caller.actor.kind != ActorKind::Anonymous);
+    if let Some((_, credential)) = known {
         gateway.limits.take_known(caller.lasting.as_deref().unwrap_or(credential), &ctx, &mut told.left)?;
         if caller.rotate {
             told.session = authn::rotate(gateway, asked.request_id, credential).await;

@@ -15,6 +15,7 @@ mod limits;
 mod listen;
 mod meter;
 pub mod openapi;
+mod own_key;
 mod page_tokens;
 mod problem;
 mod service;
@@ -43,6 +44,7 @@ use denials::Denials;
 use limits::Limits;
 use listen::Bounds;
 use meter::Meter;
+use own_key::OwnKey;
 use page_tokens::PageTokens;
 use service::Gateway;
 use shedding::Shedding;
@@ -76,6 +78,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         requests: Shedding::new(config.max_requests as usize),
         streams: Shedding::new(config.max_streams as usize),
         page_tokens: PageTokens::new(&config.token.signing_key),
+        lasting: OwnKey::new(&config.token.signing_key, "lasting"),
         trusted_proxies: config.trusted_proxies,
     });
     let router = web::routes(Router::new())

@@ -1,7 +1,7 @@
 //! Page tokens on their way out and in: signed, and good for the list that they were given for and no other.
 
 use bytes::{BufMut as _, Bytes, BytesMut};
-use hmac::{Hmac, KeyInit as _, Mac as _};
+use hmac::{Hmac, Mac as _};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Error, Result};
 use nitejar_common::secret::Secret;
@@ -10,8 +10,8 @@ use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, k
 use prost_reflect::{DynamicMessage, ReflectMessage as _, Value};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
 
+use crate::own_key::OwnKey;
 use crate::transcode::plan;
 use crate::transcode::routes::Route;
 
@@ -22,19 +22,15 @@ const SIZE: &str = "page_size";
 /// Characters of the signature, hexadecimal: 96 bits, and each try is a request.
 const SIGNATURE: usize = 24;
 
-/// Signs tokens. All replicas of the gateway have the same key.
-pub(crate) struct PageTokens(Zeroizing<[u8; 32]>);
+/// Signs tokens.
+pub(crate) struct PageTokens(OwnKey);
 
 /// The list that a token belongs to.
 pub(crate) struct List(Hmac<Sha256>);
 
 impl PageTokens {
-    /// The key comes from the gateway's own signing key, which its replicas share.
     pub(crate) fn new(signing_key: &Secret) -> Self {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(signing_key.expose().as_bytes()).expect("HMAC takes any key");
-        mac.update(b"page tokens");
-        Self(Zeroizing::new(mac.finalize().into_bytes().into()))
+        Self(OwnKey::new(signing_key, "page tokens"))
     }
 
     /// The list that a request asks for, if it asks for one, after its token was checked and opened: caller, organization
@@ -51,7 +47,7 @@ impl PageTokens {
         let mut list = message.clone();
         list.clear_field(&field);
         list.clear_field_by_name(SIZE);
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.0.as_slice()).expect("HMAC takes any key");
+        let mut mac = self.0.mac();
         let tenant = ctx.tenant.as_ref().map_or("", |org| org.as_str());
         // None of these can hold the separator.
         mac.update(format!("{}|{tenant}|{}|", route.policy.path, ctx.actor.id).as_bytes());

@@ -27,6 +27,7 @@ use crate::authn::cache::Credentials;
 use crate::denials::Denials;
 use crate::limits::Limits;
 use crate::meter::Meter;
+use crate::own_key::OwnKey;
 use crate::page_tokens::PageTokens;
 use crate::shedding::{Place, Shedding};
 use crate::transcode::routes::{Match, Route, Routes, Source};
@@ -57,6 +58,8 @@ pub(crate) struct Gateway {
     pub(crate) requests: Shedding,
     pub(crate) streams: Shedding,
     pub(crate) page_tokens: PageTokens,
+    /// Makes of a session's lasting value one that tenancy's database does not have.
+    pub(crate) lasting: OwnKey,
     pub(crate) trusted_proxies: Vec<IpNet>,
 }
 

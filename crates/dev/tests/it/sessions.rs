@@ -159,7 +159,7 @@ async fn a_link_works_once_in_the_browser_that_asked_and_says_nothing_of_who_is_
     sqlx::query("UPDATE control.sign_ins SET expires_at = now()").execute(&mut raw).await.unwrap();
     assert_eq!(late.post("/v1/sign-in:finish", json!({ "token": link })).await.status, 409);
 
-    // No more than five links for one address, whoever asks.
+    // No more than five links for one address from one network, whichever browser asks.
     let mut statuses = Vec::new();
     for _ in 0..4 {
         let answer = Browser::new(&stack).post("/v1/sign-in", json!({ "email": "ada@example.com" })).await;
@@ -221,6 +221,13 @@ async fn sessions_are_listed_and_ended_one_by_one_or_all_and_other_sites_can_use
     }
     let key = laptop.post("/v1/me/keys", json!({ "name": "cli" })).await;
     let key = laptop.client.with_key(&text(&key.body, "secret"));
+    // A key can't make another one, which would outlive it; nor with somebody else's session beside it.
+    let more = json!({ "name": "more" });
+    let by_key = key.call(Method::POST, "/v1/me/keys", Some(&more)).await.unwrap();
+    assert_eq!((by_key.status, text(&by_key.body, "code")), (403, "permission_denied".into()));
+    let cookie = format!("__Host-nj_session={}", other.session());
+    let borrowed = key.request(Method::POST, "/v1/me/keys").header("cookie", cookie).json(&more);
+    assert_eq!(Client::send(borrowed).await.unwrap().status, 403);
     let request = key.request(Method::POST, "/v1/orgs").header("origin", "https://evil.example");
     assert_eq!(Client::send(request.json(&org)).await.unwrap().status, 200);
     let keys = key.get("/v1/me/keys").await.unwrap();
@@ -265,6 +272,18 @@ async fn secrets_of_sessions_are_replaced_and_a_stolen_one_ends_both() {
     let confirmed = "SELECT count(*) FROM control.sessions WHERE confirmed_at IS NOT NULL";
     let count: i64 = sqlx::query_scalar(confirmed).fetch_one(&mut raw).await.unwrap();
     assert_eq!(count, 0, "the old one does not confirm the new one");
+
+    // A request that comes again with the new secret is the same request.
+    let mut made = Vec::new();
+    for browser in [&old, &ada] {
+        let wish = json!({ "name": "once" });
+        let request =
+            browser.request(Method::POST, "/v1/me/keys", Some(&wish)).header("idempotency-key", "once");
+        made.push(text(&Client::send(request).await.unwrap().body["key"], "id"));
+        // Used, but to be taken for unused below.
+        sqlx::query("UPDATE control.sessions SET confirmed_at = NULL").execute(&mut raw).await.unwrap();
+    }
+    assert!(!made[0].is_empty() && made[0] == made[1], "{made:?}");
 
     // The answer with the new secret was lost: the browser comes with the old one and gets another.
     sqlx::query("UPDATE control.sessions SET rotated_at = rotated_at - interval '6 min'")
@@ -341,6 +360,7 @@ async fn an_open_stream_does_not_sign_its_own_reader_out() {
     tokio::time::sleep(Duration::from_millis(1100)).await;
 
     let path = at(&format!("/jobs/{job}/logs?follow=true"));
+    let old = dora.clone();
     let mut stream = dora.request(Method::GET, &path, None).send().await.unwrap();
     assert_eq!(stream.status(), 200);
     let cookie = stream.headers()["set-cookie"].to_str().unwrap().split(';').next().unwrap().to_owned();
@@ -353,6 +373,7 @@ async fn an_open_stream_does_not_sign_its_own_reader_out() {
         "UPDATE control.sessions SET confirmed_at = confirmed_at - interval '2 min', revoked_at = revoked_at";
     assert_eq!(sqlx::query(later).execute(&mut raw).await.unwrap().rows_affected(), 1);
     tokio::time::sleep(Duration::from_millis(3000)).await;
+    let mut thief = old.clone();
     for gateway in [stack.places.gateway_url(), second] {
         let mut there = Browser { client: dora.client.at(&gateway), ..dora.clone() };
         assert_eq!(there.get(&at("/members")).await.status, 200);
@@ -362,5 +383,7 @@ async fn an_open_stream_does_not_sign_its_own_reader_out() {
         seen.push_str(std::str::from_utf8(&piece.expect("the stream ended")).unwrap());
     }
     assert!(seen.contains("begun") && !seen.contains("event: error"), "{seen}");
+    // That the stream may go on with the old secret lets no new request in with it.
+    assert_eq!(thief.get(&at("/members")).await.status, 401);
     stack.stop().await.unwrap();
 }

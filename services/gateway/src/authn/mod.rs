@@ -164,7 +164,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
         rotate: false,
-        lasting: Some(found.lasting).filter(|lasting| !lasting.is_empty()).map(Arc::from),
+        lasting: Some(found.lasting).filter(|l| !l.is_empty()).map(|l| gateway.lasting.of(&l).into()),
     };
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);

@@ -29,10 +29,10 @@ use window::{WINDOW, Window};
 const SHARE: Duration = Duration::from_millis(500);
 /// Subjects that are remembered: some hundred bytes each.
 const MOST: usize = 200_000;
-/// Subjects told at a time.
-const TOLD: usize = 5_000;
-/// Questions about credentials from addresses that have shown too many bad ones, at a time.
-const FEW: usize = 8;
+/// Subjects told at a time. Each may have two counts, and tenancy takes 5,000.
+const TOLD: usize = 2_500;
+/// Questions about credentials at a time, from one address that has shown too many bad ones.
+const FEW: usize = 2;
 
 pub(crate) const POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 pub(crate) const LIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -63,7 +63,7 @@ pub(crate) struct Limits {
     clock: SharedClock,
     windows: Cache<Subject, Arc<Mutex<Window>>>,
     /// Credentials that are asked about although their address has shown too many that were not good.
-    few: Arc<Semaphore>,
+    few: Cache<Subject, Arc<Semaphore>>,
     /// Have something to tell.
     touched: Mutex<std::collections::HashSet<Subject>>,
 }
@@ -94,7 +94,7 @@ impl Limits {
             limits,
             clock,
             windows: Cache::new(MOST),
-            few: Arc::new(Semaphore::new(FEW)),
+            few: Cache::new(MOST / 20),
             touched: Mutex::default(),
         }
     }
@@ -142,17 +142,14 @@ impl Limits {
     /// Whether tenancy may be asked about a credential from an address: freely, or, after too many that were not good, only
     /// with one of a few places.
     pub(crate) fn narrow(&self, address: IpAddr) -> Result<Option<OwnedSemaphorePermit>> {
-        let used_up = self.windows.get(&address_subject(address)).and_then(|window| {
+        let subject = address_subject(address);
+        let used_up = self.windows.get(&subject).and_then(|window| {
             let window = window.lock().unwrap_or_else(PoisonError::into_inner);
             window.refused_now(self.limits.address, self.clock.now())
         });
-        match used_up {
-            None => Ok(None),
-            Some(wait) => match Arc::clone(&self.few).try_acquire_owned() {
-                Ok(place) => Ok(Some(place)),
-                Err(_) => Err(passed("address", self.limits.address, wait)),
-            },
-        }
+        let Some(wait) = used_up else { return Ok(None) };
+        let few = self.few.get_or_insert_with(&subject, || Ok::<_, Error>(Arc::new(Semaphore::new(FEW))))?;
+        few.try_acquire_owned().map(Some).map_err(|_| passed("address", self.limits.address, wait))
     }
 
     /// Counts a request of nobody known, or with a credential that is not good.

@@ -5,7 +5,13 @@ const time = (text) => new Date(text).toLocaleString();
 async function show() {
   const me = await api("GET", "/v1/me");
   document.getElementById("who").textContent = `${me.name} · ${me.email}`;
-  const { orgs } = await api("GET", "/v1/orgs");
+  const orgs = [];
+  let token = "";
+  do {
+    const page = await api("GET", `/v1/orgs?page_size=100&page_token=${encodeURIComponent(token)}`);
+    orgs.push(...page.orgs);
+    token = page.next_page_token;
+  } while (token);
   const none = element("tr", {}, element("td", { class: "soft" }, "None yet."));
   const rows = orgs.map((o) => element("tr", {}, element("td", {}, o.name), element("td", { class: "soft" }, o.slug), element("td", { class: "end" }, o.my_role)));
   document.getElementById("orgs").replaceChildren(...(rows.length ? rows : [none]));

@@ -24,12 +24,14 @@ use crate::store::users::{self, UserRow};
 
 /// How long a link works, and over how long its uses are counted.
 const LINK: Duration = Duration::minutes(15);
-/// Links for one address of mail in that time, asked for from one network: nobody else can use them up for its owner.
+/// Links for one address of mail in that time, asked for from one network: one other network can't use them up.
 const FOR_ONE: i64 = 5;
-/// The same from wherever.
+/// The same from wherever. Who has many networks can use these up.
 const FOR_ALL: i64 = 30;
 /// Links from one network in that time.
 const FROM_ONE: i64 = 30;
+/// Living sessions of a person: as many as are listed. The oldest ends for one more.
+const MOST: i64 = 100;
 /// How long a rotated secret is good after the new one was used: requests that were under way.
 const GRACE: Duration = Duration::minutes(1);
 /// After so long without a use of a new secret its answer was lost: longer than any request takes.
@@ -107,6 +109,9 @@ impl Sessions for Service {
             expires_at: now + self.session.longest,
         };
         sessions::insert(tx.conn(), &user.id, &session).await.map_err(Error::from)?;
+        for id in sessions::end_oldest(tx.conn(), &user.id, MOST, now).await.map_err(Error::from)? {
+            self.audit_platform(tx.conn(), &ctx, "session.revoked", ("session", &id), &[]).await?;
+        }
         let details = [("address", session.address), ("user_agent", session.user_agent)];
         self.audit_platform(tx.conn(), &ctx, "session.created", ("session", &session.id), &details).await?;
         tx.commit().await?;
@@ -220,6 +225,17 @@ impl Service {
         Ok((tx, u32::try_from(ended.len()).unwrap_or(u32::MAX)))
     }
 
+    /// Whether it is the secret of one of a person's living sessions.
+    pub(crate) async fn is_session_of(&self, secret: &str, user: &str) -> Result<bool> {
+        if key::parse(secret) != Some(KeyKind::Session) {
+            return Ok(false);
+        }
+        let (hash, now) = (key::sha256(secret), self.clock.now());
+        let mut conn = self.db.control_once().await?;
+        let found = sessions::resolve(&mut conn, &hash, "", now, self.session.idle).await?;
+        Ok(found.is_some_and(|session| session.user_id == user && !session.abandoned))
+    }
+
     /// Who is behind a session's secret. One that was rotated away long ago ends the session: two have it.
     pub(crate) async fn resolve_session(
         &self,
@@ -242,7 +258,7 @@ impl Service {
         let confirms = found.newest && found.rotated && found.confirmed_at.is_none();
         if confirms || now - found.last_seen_at > Duration::minutes(1) {
             let mut tx = self.db.control().await?;
-            sessions::touch(tx.conn(), &found.id, now, found.newest).await?;
+            sessions::touch(tx.conn(), &found.id, now, sha256).await?;
             tx.commit().await?;
         }
         let lost = !found.newest && found.confirmed_at.is_none() && found.rotated_at < now - LOST;
@@ -253,7 +269,12 @@ impl Service {
             actor_name: found.user_name,
             role: found.member_role.filter(|_| found.active).unwrap_or_default(),
             key_id: found.id,
-            expires_at: Some(to_proto(found.expires_at.min(now + self.session.idle))),
+            // An old secret is good for what is under way and nothing else: no gateway may keep the answer for others.
+            expires_at: Some(to_proto(if late {
+                now
+            } else {
+                found.expires_at.min(now + self.session.idle)
+            })),
             rotate: lost || old,
             lasting: hex::encode(&found.lasting),
             ..Default::default()

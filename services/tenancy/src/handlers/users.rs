@@ -17,6 +17,9 @@ use crate::domain::{email, settings};
 use crate::store::credentials::{self, PersonalKey};
 use crate::store::users::{self, UserRow};
 
+/// Living keys of a person.
+const MOST: i64 = 100;
+
 #[tonic::async_trait]
 impl Users for Service {
     async fn create_user(
@@ -72,6 +75,13 @@ impl Users for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let user = ctx.require_user()?.to_owned();
+        if !self.is_session_of(&r.session, &user).await? {
+            return Err(Error::new(
+                Code::PermissionDenied,
+                "Sign in by a browser, or with nitejar login, to make a key: a key can't make another.",
+            )
+            .into());
+        }
         self.issue_key(&ctx, user, r.name, r.expires_at).await
     }
 
@@ -84,7 +94,8 @@ impl Users for Service {
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
         let user = ctx.require_user()?;
-        let rows = credentials::personal(&mut *self.db.control_once().await?, user, &after, size + 1)
+        let now = self.clock.now();
+        let rows = credentials::personal(&mut *self.db.control_once().await?, user, &after, size + 1, now)
             .await
             .map_err(Error::from)?;
         let (rows, next_page_token) = page::cut(rows, size, |k| k.key_id.clone());
@@ -129,6 +140,11 @@ impl Service {
             created_at: now,
         };
         let mut tx = self.db.control().await?;
+        if credentials::count_personal(tx.conn(), &row.user_id, now).await.map_err(Error::from)? >= MOST {
+            let detail =
+                format!("A person has at most {MOST} living keys. Revoke one that is not used any more.");
+            return Err(Error::new(Code::Conflict, detail).into());
+        }
         let hash = key::sha256(secret.expose());
         credentials::insert_personal(tx.conn(), &hash, &row).await.map_err(Error::from)?;
         let details = [("user", row.user_id.clone()), ("name", row.name.clone())];

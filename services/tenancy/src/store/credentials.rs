@@ -93,20 +93,36 @@ pub async fn insert_personal(
     Ok(())
 }
 
+/// How many living keys a person has, who can't get another one until this transaction ends.
+pub async fn count_personal(conn: &mut PgConnection, user_id: &str, now: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE").bind(user_id).execute(&mut *conn).await?;
+    sqlx::query_scalar(
+        "SELECT count(*) FROM credentials \
+         WHERE user_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
+    )
+    .bind(user_id)
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
 /// A person's living keys after an id.
 pub async fn personal(
     conn: &mut PgConnection,
     user_id: &str,
     after: &str,
     most: i64,
+    now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<PersonalKey>> {
     sqlx::query_as(
         "SELECT key_id, prefix, name, user_id, expires_at, last_used_at, created_at FROM credentials \
-         WHERE user_id = $1 AND key_id > $2 AND revoked_at IS NULL ORDER BY key_id LIMIT $3",
+         WHERE user_id = $1 AND key_id > $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $4) \
+         ORDER BY key_id LIMIT $3",
     )
     .bind(user_id)
     .bind(after)
     .bind(most)
+    .bind(now)
     .fetch_all(conn)
     .await
 }

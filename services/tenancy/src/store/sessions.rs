@@ -197,15 +197,21 @@ pub async fn resolve(
     .await
 }
 
-/// Notes a use, and whether it was the first one of the newest secret.
-pub async fn touch(conn: &mut PgConnection, id: &str, now: DateTime<Utc>, newest: bool) -> sqlx::Result<()> {
+/// Notes a use of a secret; the first one of the newest confirms it. Which is the newest is asked here: another request may
+/// have replaced it since it was looked up.
+pub async fn touch(
+    conn: &mut PgConnection,
+    id: &str,
+    now: DateTime<Utc>,
+    presented: &[u8],
+) -> sqlx::Result<()> {
     sqlx::query(
         "UPDATE sessions SET last_seen_at = $2, \
-         confirmed_at = CASE WHEN $3 THEN coalesce(confirmed_at, $2) ELSE confirmed_at END WHERE id = $1",
+         confirmed_at = CASE WHEN sha256 = $3 THEN coalesce(confirmed_at, $2) ELSE confirmed_at END WHERE id = $1",
     )
     .bind(id)
     .bind(now)
-    .bind(newest)
+    .bind(presented)
     .execute(conn)
     .await?;
     Ok(())
@@ -265,12 +271,30 @@ pub async fn revoke(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
-        "UPDATE sessions SET revoked_at = $4 WHERE user_id = $1 AND revoked_at IS NULL AND ($2::text IS NULL OR id = $2) \
+        "UPDATE sessions SET revoked_at = $4 WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $4 AND ($2::text IS NULL OR id = $2) \
          AND ($3::bytea IS NULL OR sha256 = $3 OR previous_sha256 = $3) RETURNING id",
     )
     .bind(user_id)
     .bind(id)
     .bind(sha256)
+    .bind(now)
+    .fetch_all(conn)
+    .await
+}
+
+/// Ends a person's oldest sessions beyond `most`. Answers which.
+pub async fn end_oldest(
+    conn: &mut PgConnection,
+    user_id: &str,
+    most: i64,
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "UPDATE sessions SET revoked_at = $3 WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 \
+         AND revoked_at IS NULL AND expires_at > $3 ORDER BY created_at DESC, id DESC OFFSET $2) RETURNING id",
+    )
+    .bind(user_id)
+    .bind(most)
     .bind(now)
     .fetch_all(conn)
     .await
