@@ -8,6 +8,7 @@ use nitejar_db::testing::{TestDatabase, database};
 use nitejar_testkit::github::FakeGithub;
 use nitejar_testkit::mailbox::Mailbox;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 use tempfile::TempDir;
 
 use crate::client::{Client, text};
@@ -89,6 +90,12 @@ impl TestStack {
             github: self.github.base_url(),
             operator_key: self.keys.operator.clone(),
         }
+    }
+
+    /// A service's database, with all rights: to look behind the product, or to let time pass.
+    pub async fn database(&self, service: &str) -> Result<sqlx::PgConnection> {
+        let database = self.databases.get(service).context("no such service")?;
+        Ok(sqlx::PgConnection::connect(&database.handle.url).await?)
     }
 
     /// The operator's client.

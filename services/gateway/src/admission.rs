@@ -1,7 +1,6 @@
 //! Who asks, where, whether they may, and whether they do not ask too often.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use nitejar_common::error::{Code, Error, Result};
@@ -10,7 +9,7 @@ use nitejar_common::key::KeyKind;
 use nitejar_common::{ActorKind, RequestCtx};
 use nitejar_proto::policy::Scope;
 
-use crate::authn::{self, Caller, Question};
+use crate::authn::{self, Asker, Caller, Question, Session};
 use crate::limits::Left;
 use crate::service::Gateway;
 use crate::transcode::routes::Route;
@@ -33,9 +32,9 @@ pub(crate) struct Told {
     /// Of the rate limit.
     left: Option<Left>,
     /// A session's new secret.
-    session: Option<HeaderValue>,
-    /// What names the caller's requests that may come again, if it is not the credential itself.
-    pub(crate) lasting: Option<Arc<str>>,
+    secret: Option<HeaderValue>,
+    /// The session, if the caller has one.
+    pub(crate) session: Option<Session>,
 }
 
 impl Told {
@@ -44,8 +43,8 @@ impl Told {
             limits::tell(headers, left);
         }
         // One that ends the session, or begins another, counts more.
-        if let (Some(session), false) = (self.session, headers.contains_key(header::SET_COOKIE)) {
-            headers.append(header::SET_COOKIE, session);
+        if let (Some(secret), false) = (self.secret, headers.contains_key(header::SET_COOKIE)) {
+            headers.append(header::SET_COOKIE, secret);
         }
     }
 }
@@ -62,45 +61,53 @@ pub(crate) async fn admit(
     if by_cookie || !asked.route.cookies.is_empty() {
         cookies::check_site(asked.method, asked.headers)?;
     }
-    let (ctx, caller) = who_where_may(gateway, asked, Some(address)).await?;
+    let (ctx, caller) = who_where_may(gateway, asked, presented, Asker::New(address)).await?;
     // Where nobody needs to be known, a cookie that nobody looked at names nobody.
     let known = presented.filter(|_| caller.actor.kind != ActorKind::Anonymous);
     if let Some((_, credential)) = known {
-        gateway.limits.take_known(caller.lasting.as_deref().unwrap_or(credential), &ctx, &mut told.left)?;
+        let same = caller.session.as_ref().map_or(credential, |session| &session.lasting);
+        gateway.limits.take_known(same, &ctx, &mut told.left)?;
         if caller.rotate {
-            told.session = authn::rotate(gateway, asked.request_id, credential).await;
+            told.secret = authn::rotate(gateway, asked.request_id, credential).await;
         }
     }
-    told.lasting = caller.lasting;
+    told.session = caller.session;
     Ok(ctx)
 }
 
-/// Looks again, while a request is under way.
-pub(crate) async fn still_may(gateway: &Gateway, asked: Asked<'_>) -> Result<RequestCtx> {
-    who_where_may(gateway, asked, None).await.map(|(ctx, _)| ctx)
+/// Looks again, while a request is under way that `session` let in, if it was one.
+pub(crate) async fn still_may(
+    gateway: &Gateway,
+    asked: Asked<'_>,
+    session: Option<&Session>,
+) -> Result<RequestCtx> {
+    let presented = authn::presented(asked.headers)?;
+    who_where_may(gateway, asked, presented, Asker::LetIn(session)).await.map(|(ctx, _)| ctx)
 }
 
-/// Credential, organization, permission, and who it is; what is refused to somebody known is audited. An `address`, where given,
-/// is charged for a credential that is not good, and for none.
+/// Credential, organization, permission, and who it is; what is refused to somebody known is audited. A new request's
+/// address is charged for a credential that is not good, and for none.
 async fn who_where_may(
     gateway: &Gateway,
     asked: Asked<'_>,
-    address: Option<IpAddr>,
+    presented: Option<(KeyKind, &str)>,
+    asker: Asker<'_>,
 ) -> Result<(RequestCtx, Caller)> {
     let policy = asked.route.policy;
     // What is no id names no organization; nobody needs to be asked about it.
     let org = asked.org.filter(|org| is_id(org, "org"));
     // What anybody may, a browser may whose session has ended.
-    let presented = authn::presented(asked.headers)?
-        .filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
-    let caller = match presented {
+    let looked_at = presented.filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
+    let caller = match looked_at {
         Some((kind, token)) => {
             let org = org.unwrap_or_default();
-            let question = Question { request_id: asked.request_id, kind, token, org, address };
+            let question = Question { request_id: asked.request_id, kind, token, org, asker };
             authn::resolve(gateway, question).await?
         }
         None if policy.scope == Scope::Public => {
-            address.map(|address| gateway.limits.take_address(address)).transpose()?;
+            if let Asker::New(address) = asker {
+                gateway.limits.take_address(address)?;
+            }
             authn::anonymous()
         }
         None => {

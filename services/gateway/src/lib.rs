@@ -10,6 +10,7 @@ mod call;
 pub mod config;
 mod cookies;
 mod denials;
+mod finish;
 mod idempotency;
 mod limits;
 mod listen;

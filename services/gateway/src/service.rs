@@ -23,8 +23,10 @@ use tracing::Instrument as _;
 
 use crate::address::Peer;
 use crate::admission::{Asked, Told};
+use crate::authn::Session;
 use crate::authn::cache::Credentials;
 use crate::denials::Denials;
+use crate::finish::Finished;
 use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::own_key::OwnKey;
@@ -104,16 +106,16 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
                 request_id = %request_id, tenant = tracing::field::Empty);
             trace::continue_from(&span, request.headers());
             let (gateway, route, id) = (Arc::clone(&gateway), Arc::clone(route), request_id.clone());
-            // A task of its own: a client that goes away must not reset our calls, for resets in bursts break the
-            // connections that all others share. And what was begun is finished.
+            // A client that goes away must not reset our calls, for resets in bursts break the connections that all others
+            // share. And what was begun is finished.
             let work = async move {
                 let mut told = Told::default();
                 let answer = serve(&gateway, route, variables, request, &id, &mut told).await;
                 (answer, told)
             };
-            let (answer, known) = tokio::spawn(work.instrument(span))
+            let (answer, known) = Finished::new(work.instrument(span))
                 .await
-                .unwrap_or_else(|e| (Err(e.into()), Told::default()));
+                .unwrap_or_else(|error| (Err(error), Told::default()));
             told = known;
             answer
         }
@@ -159,7 +161,7 @@ async fn serve(
     let json = body::read_json(&head.headers, body, takes_body).await?;
     if began.elapsed() > RECHECK {
         // The credential may have ended while its body was on the way.
-        ctx = admission::still_may(gateway, asked).await?;
+        ctx = admission::still_may(gateway, asked, told.session.as_ref()).await?;
     }
     let filled = fill(&route, &head.headers, address);
     let filled = request::Headers {
@@ -170,7 +172,7 @@ async fn serve(
     let query = head.uri.query().unwrap_or_default();
     let path = head.uri.path_and_query().map_or("", |p| p.as_str());
     ctx.idempotency = {
-        let lasting = told.lasting.as_deref();
+        let lasting = told.session.as_ref().map(|session| &*session.lasting);
         idempotency::of_request(&route, &head.headers, path, json.as_ref(), lasting)?
     };
     let message = request::build(&route, &variables, query, filled, json)?;
@@ -185,7 +187,7 @@ async fn serve(
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     if streams {
-        let check = still_may(gateway, &route, head.headers, org, request_id);
+        let check = still_may(gateway, &route, head.headers, org, request_id, told.session.clone());
         return open_stream(gateway, &route, &ctx, message, check, place).await;
     }
     send(gateway, &route, &ctx, message).await
@@ -198,16 +200,17 @@ fn still_may(
     headers: HeaderMap,
     org: Option<&str>,
     id: &str,
+    session: Option<Session>,
 ) -> stream::Check {
     let (gateway, route) = (Arc::clone(gateway), Arc::clone(route));
-    let kept = Arc::new((headers, org.map(str::to_owned), id.to_owned()));
+    let kept = Arc::new((headers, org.map(str::to_owned), id.to_owned(), session));
     Box::new(move || {
         let (gateway, route, kept) = (Arc::clone(&gateway), Arc::clone(&route), Arc::clone(&kept));
         Box::pin(async move {
-            let (headers, org, request_id) = &*kept;
+            let (headers, org, request_id, session) = &*kept;
             let asked =
                 Asked { route: &route, method: &Method::GET, headers, org: org.as_deref(), request_id };
-            admission::still_may(&gateway, asked).await.map(drop)
+            admission::still_may(&gateway, asked, session.as_ref()).await.map(drop)
         })
     })
 }

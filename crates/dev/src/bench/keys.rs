@@ -12,12 +12,9 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::{Connection as _, PgConnection};
 
-use super::gateway::{CONNECTIONS, Peer, measure};
+use super::load::{CONNECTIONS, Target, in_turns};
+use super::setup::{AGENT, Setup};
 use crate::client::{Client, text};
-use crate::settings::Tweaks;
-use crate::split::Split;
-use crate::stack;
-use crate::test_stack::{ground, organization, person, target_dir, test_tweaks};
 
 /// Distinct keys.
 const KEYS: usize = 100_000;
@@ -27,44 +24,27 @@ const FRESH: usize = 20_000;
 const REVOKED: usize = 200;
 
 pub(super) async fn run(requests: usize) -> Result<Value> {
-    let (keys, places, databases, dir) = ground().await?;
-    let binaries = target_dir()?;
-    let tweaks = Tweaks { rate_limits: [1_000_000_000; 3], ..test_tweaks() };
-    let mut split = Split::prepare(&keys, places.clone(), &tweaks, dir.path(), &binaries, true)?;
-    split.spawn_all()?;
-    let upstream = Peer::start("upstream", None)?;
-    let bare = Peer::start("bare", Some(upstream.addr))?;
-    let mut other = places.with_another_gateway()?;
-    other.main.insert("sprites", upstream.addr);
-    let second = dir.path().join("second");
-    std::fs::create_dir_all(&second)?;
-    let mut gateway = Split::prepare(&keys, other.clone(), &tweaks, &second, &binaries, true)?;
-    gateway.spawn("gateway")?;
-    stack::wait_ready(&places).await?;
-    let operator = Client::new(&places.gateway_url(), &keys.operator)?;
-    let (owner, _) = person(&operator, "owner").await?;
-    let org = organization(&owner).await?;
-    let plan = json!({ "plan": "enterprise" });
-    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await?;
-    let secrets = many(&databases["tenancy"].handle.url, &org).await?;
-    let far = owner.at(&other.gateway_url());
-    // Whose id it is does not matter to an upstream that always says the same.
-    let path = format!("/v1/orgs/{org}/agents/agent_01jd8z4v6re1tt3p5s7z9w1y3n");
-    far.until_ok(&path, 20).await?;
-    let pid = gateway.pid("gateway")?;
+    let setup = Setup::start().await?;
+    let Setup { owner, far, org, .. } = &setup;
+    let secrets = many(&setup.databases["tenancy"].handle.url, org).await?;
+    let path = format!("/v1/orgs/{org}/agents/{AGENT}");
+    let pid = setup.second.pid("gateway")?;
 
-    let unchecked = measure(&far.at(&bare.url()), &path, bare.pid()?).await?;
-    let fresh = each_once(&far, &path, &secrets[..FRESH]).await?;
-    let cached = measure(&far, &path, pid).await?;
-    let mut waits = revocations(&owner, &far, &org, &path).await?;
+    let fresh = each_once(far, &path, &secrets[..FRESH]).await?;
+    let bare = far.at(&setup.bare.url());
+    let targets =
+        [Target::http("cached", far, &path, pid), Target::http("bare", &bare, &path, setup.bare.pid()?)];
+    let measured = in_turns(&targets).await?;
+    let (cached, unchecked) = (&measured["cached"], &measured["bare"]);
+    let mut waits = revocations(owner, far, org, &path).await?;
     waits.sort_unstable();
     let at = |share: usize| waits[(waits.len() * share / 100).min(waits.len() - 1)].as_secs_f64();
 
     // The memory of a process that has seen many keys, after a fifth of the requests and at the end.
     let memory = || procs::one(pid).map(|p| p.memory >> 20).context("the gateway is gone");
-    spread(&far, &path, &secrets, requests / 5).await?;
+    spread(far, &path, &secrets, requests / 5).await?;
     let early = memory()?;
-    spread(&far, &path, &secrets, requests * 4 / 5).await?;
+    spread(far, &path, &secrets, requests * 4 / 5).await?;
     let late = memory()?;
     let ratio = |a: f64, b: f64| json!((a / b * 100.0).round() / 100.0);
     let result = json!({
@@ -83,8 +63,7 @@ pub(super) async fn run(requests: usize) -> Result<Value> {
         "memory_after_a_fifth_mib": early,
         "memory_at_the_end_mib": late,
     });
-    gateway.stop().await;
-    split.stop().await;
+    setup.stop().await;
     Ok(result)
 }
 

@@ -8,7 +8,9 @@ mod gateway;
 mod idle;
 mod jobs;
 mod keys;
+mod load;
 pub mod peer;
+mod setup;
 mod tenancy;
 
 /// Flags of `bench`.

@@ -45,7 +45,7 @@ async fn every_mutation_is_audited() {
     o.delete(&at("/secrets/TOKEN")).await.unwrap();
     o.delete(&at(&format!("/integrations/{}", w.integration))).await.unwrap();
 
-    crate::sessions::come_and_go(&stack).await;
+    crate::people::come_and_go(&stack).await;
 
     let wanted: BTreeSet<(String, String)> =
         POLICIES.values().filter_map(|p| Some((p.audit.clone()?, short(p)))).collect();
@@ -84,7 +84,7 @@ fn actions(events: &[Value]) -> BTreeSet<String> {
 /// A log that was changed behind our back is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_changed_log_is_noticed_and_refusals_are_in_it() {
-    use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+    use sqlx::{AssertSqlSafe, Executor as _};
     let stack = TestStack::start().await.unwrap();
     let operator = stack.operator().unwrap();
     let w = World::new(&stack).await;
@@ -108,7 +108,7 @@ async fn a_changed_log_is_noticed_and_refusals_are_in_it() {
         .unwrap();
 
     // The owner of the database changes one event, as a thief of the server could.
-    let mut raw = sqlx::PgConnection::connect(&stack.databases["audit"].handle.url).await.unwrap();
+    let mut raw = stack.database("audit").await.unwrap();
     let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
         .bind(&w.org)
         .fetch_one(&mut raw)

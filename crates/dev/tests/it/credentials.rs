@@ -72,7 +72,7 @@ async fn what_ends_at_one_gateway_ends_at_every_gateway() {
     becomes(&member, &path, 404).await;
 
     // That an answer was kept at all, and what makes it go: a change that nobody tells of goes unnoticed …
-    let mut database = PgConnection::connect(&stack.databases["tenancy"].handle.url).await.unwrap();
+    let mut database = stack.database("tenancy").await.unwrap();
     let mut unnoticed = None;
     // A busy machine may be silent for a moment, and then nothing kept is used: so it is tried more than once.
     for _ in 0..20 {

@@ -7,7 +7,6 @@ use nitejar_dev::test_stack::{TestStack, organization, person};
 use nitejar_proto::policy::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
-use sqlx::Connection as _;
 
 use crate::endpoints::{ENDPOINTS, Ids};
 use crate::examples::prepare;
@@ -82,10 +81,6 @@ async fn things(world: &World) -> Vec<String> {
     ids
 }
 
-async fn raw(stack: &TestStack, service: &str) -> sqlx::PgConnection {
-    sqlx::PgConnection::connect(&stack.databases[service].handle.url).await.unwrap()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_its_callers_own_and_what_is_kept_can_be_read_by_nobody_else() {
     let stack = TestStack::start().await.unwrap();
@@ -126,7 +121,7 @@ async fn a_key_is_its_callers_own_and_what_is_kept_can_be_read_by_nobody_else() 
     }
 
     // What is kept shows nothing, and ends after a day.
-    let mut raw = raw(&stack, "tenancy").await;
+    let mut raw = stack.database("tenancy").await.unwrap();
     let kept: Vec<Vec<u8>> =
         sqlx::query_scalar("SELECT answer FROM control.answers").fetch_all(&mut raw).await.unwrap();
     assert!(kept.len() >= 3);
@@ -155,7 +150,7 @@ async fn of_many_at_once_one_happens_also_at_two_gateways_and_after_a_lost_lock(
         let key = format!("round-{round}");
         if round == 5 {
             // Whoever holds locks loses them: the answers' own key must hold.
-            let mut raw = raw(&stack, "tenancy").await;
+            let mut raw = stack.database("tenancy").await.unwrap();
             sqlx::query("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND pid <> pg_backend_pid() AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")
                 .execute(&mut raw)
                 .await

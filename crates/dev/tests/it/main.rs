@@ -20,6 +20,7 @@ mod isolation;
 mod jobs;
 mod limits;
 mod openapi;
+mod people;
 mod quota;
 mod roles;
 mod schemathesis;

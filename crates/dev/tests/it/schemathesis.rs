@@ -40,30 +40,43 @@ fn found(report: &str) -> Vec<String> {
     parts.filter(|part| !event(part) && !refusal(part)).map(|part| format!("ST{part}")).collect()
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn schemathesis_finds_no_answer_outside_of_the_document() {
-    let Some(schemathesis) = python_tool("schemathesis") else { return };
-    let stack = TestStack::start().await.unwrap();
-    let world = World::new(&stack).await;
+/// What it says of the operations that `chosen` leaves.
+async fn report(program: PathBuf, stack: &TestStack, key: &str, chosen: [&str; 2]) -> String {
     let gateway = stack.places.gateway_url();
     let examples = std::env::var("NITEJAR_SCHEMATHESIS_EXAMPLES").unwrap_or_else(|_| "8".into());
-    let mut command = Command::new(schemathesis);
+    let mut command = Command::new(program);
+    // One worker: its library's cache of source texts breaks with two (a KeyError now and then), and is no faster.
     command
         .args(["run", &format!("{gateway}/openapi.json"), "--url", &gateway, "--checks", "all", "--no-color"])
-        .args(["--max-examples", &examples, "--workers", "2", "--phases", "examples,coverage,fuzzing"])
+        .args(["--max-examples", &examples, "--workers", "1", "--phases", "examples,coverage,fuzzing"])
         .args(["--generation-deterministic", "--suppress-health-check", "all", "--warnings", "off"])
-        .args(["--header", &format!("Authorization: Bearer {}", world.owner.key())])
+        .args(["--header", &format!("Authorization: Bearer {key}")])
+        .args(chosen)
         .current_dir(stack.dir.path());
     let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    if let Ok(path) = std::env::var("NITEJAR_SCHEMATHESIS_LOG") {
-        std::fs::write(path, text.as_bytes()).unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if let Ok(dir) = std::env::var("NITEJAR_SCHEMATHESIS_LOGS") {
+        std::fs::write(PathBuf::from(dir).join(format!("{}.log", chosen[0])), &text).unwrap();
     }
     assert!(text.contains("Test cases:"), "{text}{}", String::from_utf8_lossy(&output.stderr));
     // Findings that are told, or none: not that it could not look.
     assert!(output.status.success() || text.contains("\n- ST"), "{text}");
-    assert!(!text.contains("\n= ERRORS") && !text.contains(" ERRORS ="), "{text}");
+    assert!(!text.contains("= ERRORS ="), "{text}");
+    text
+}
+
+/// It uses ids that it finds in answers, its own key's among them: what ends that key comes last.
+const ENDS_ITS_KEY: &str = "Users.RevokeMyKey";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn schemathesis_finds_no_answer_outside_of_the_document() {
+    let Some(program) = python_tool("schemathesis") else { return };
+    let stack = TestStack::start().await.unwrap();
+    let world = World::new(&stack).await;
+    let key = world.owner.key();
+    let mut text = report(program.clone(), &stack, key, ["--exclude-operation-id", ENDS_ITS_KEY]).await;
     assert_eq!(world.owner.get("/v1/me").await.unwrap()["name"], "owner", "the key stayed good");
+    text += &report(program, &stack, key, ["--include-operation-id", ENDS_ITS_KEY]).await;
     let found = found(&text);
     assert!(found.is_empty(), "{}", found.join("\n\n"));
     stack.stop().await.unwrap();

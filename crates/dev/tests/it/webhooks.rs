@@ -3,7 +3,6 @@
 use nitejar_dev::client::text;
 use nitejar_dev::test_stack::{TestStack, connect_github};
 use serde_json::{Value, json};
-use sqlx::Connection as _;
 
 use crate::world::World;
 
@@ -109,7 +108,7 @@ async fn a_reply_survives_what_github_may_do() {
         let comments = |v: &Value| v["issues"][&repository][&number].as_array().map_or(0, Vec::len);
         github.until("/_fake/state", 40, fault, |v| comments(v) > 0).await.unwrap();
         // Once the outbox holds nothing more of it, no second one can come.
-        let mut raw = sqlx::PgConnection::connect(&stack.databases["sprites"].handle.url).await.unwrap();
+        let mut raw = stack.database("sprites").await.unwrap();
         let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
             .bind(&w.org)
             .fetch_one(&mut raw)
@@ -157,7 +156,7 @@ async fn all_of_githubs_own_examples_are_taken_in() {
     }
     assert!(sent > 300, "{sent}");
     // All are worked off: none hangs, none is given up, none is unreadable.
-    let mut raw = sqlx::PgConnection::connect(&stack.databases["sprites"].handle.url).await.unwrap();
+    let mut raw = stack.database("sprites").await.unwrap();
     let until = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         let open: i64 =

@@ -195,7 +195,7 @@ mod tests {
 
     fn ada() -> Caller {
         let actor = Actor { kind: ActorKind::User, id: "user_ada".into(), name: "Ada".into() };
-        Caller { actor, role: Some(Role::Admin), scopes: None, home: None, rotate: false, lasting: None }
+        Caller { actor, role: Some(Role::Admin), scopes: None, home: None, rotate: false, session: None }
     }
 
     fn kept() -> Credentials {

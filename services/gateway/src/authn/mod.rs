@@ -37,8 +37,17 @@ pub(crate) struct Caller {
     pub(crate) home: Option<String>,
     /// A session's secret is to be replaced.
     pub(crate) rotate: bool,
-    /// Of a session: what stays while its secret is replaced.
-    pub(crate) lasting: Option<Arc<str>>,
+    /// The session, if it is one.
+    pub(crate) session: Option<Session>,
+}
+
+/// Of a session, what stays while its secret is replaced.
+#[derive(Clone, Debug)]
+pub(crate) struct Session {
+    /// `session_…`
+    pub(crate) id: Arc<str>,
+    /// Names its requests that may come again; nobody else can have it.
+    pub(crate) lasting: Arc<str>,
 }
 
 /// Nobody known.
@@ -49,7 +58,7 @@ pub(crate) fn anonymous() -> Caller {
         scopes: None,
         home: None,
         rotate: false,
-        lasting: None,
+        session: None,
     }
 }
 
@@ -93,19 +102,31 @@ pub(crate) struct Question<'a> {
     pub(crate) token: &'a str,
     /// Empty: in none.
     pub(crate) org: &'a str,
-    /// Answers for a credential that is not good. None: the request was let in before.
-    pub(crate) address: Option<IpAddr>,
+    pub(crate) asker: Asker<'a>,
+}
+
+/// Who is to answer for a credential.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Asker<'a> {
+    /// A new request from there, if the credential is not good.
+    New(IpAddr),
+    /// A request that was let in before, by this session if it was one: its secret may have been replaced since.
+    LetIn(Option<&'a Session>),
 }
 
 /// Who is behind a key, and what they are in the organization asked for: as kept, or as tenancy says.
 pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result<Caller> {
-    let hash = key::sha256(question.token);
+    let hash = match question.asker {
+        // No key has such a text.
+        Asker::LetIn(Some(session)) => key::sha256(&session.id),
+        _ => key::sha256(question.token),
+    };
     if question.kind != KeyKind::Runner
         && let Some(caller) = gateway.credentials.get(&hash, question.org)
     {
         return Ok(caller);
     }
-    let Some(address) = question.address else { return ask(gateway, question, hash).await };
+    let Asker::New(address) = question.asker else { return ask(gateway, question, hash).await };
     // Who shares an address with somebody who guesses is asked about all the same, though few at a time.
     let narrow = gateway.limits.narrow(address)?;
     let found = ask(gateway, question, hash).await;
@@ -135,15 +156,19 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             scopes: None,
             home: Some(found.org_id),
             rotate: false,
-            lasting: None,
+            session: None,
         });
     }
     let asked = kept.ask();
+    let session_id = match question.asker {
+        Asker::LetIn(Some(session)) => session.id.to_string(),
+        _ => String::new(),
+    };
     let message = ResolveCredentialRequest {
-        key_sha256: hash.to_vec(),
+        key_sha256: if session_id.is_empty() { hash.to_vec() } else { Vec::new() },
         org_id: org.to_owned(),
         session: kind == KeyKind::Session,
-        under_way: question.address.is_none(),
+        session_id,
     };
     let request = services.tenancy.request_within(&me, message, DEADLINE)?;
     let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
@@ -164,7 +189,10 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
         rotate: false,
-        lasting: Some(found.lasting).filter(|l| !l.is_empty()).map(|l| gateway.lasting.of(&l).into()),
+        session: (kind == KeyKind::Session).then(|| Session {
+            id: found.key_id.as_str().into(),
+            lasting: gateway.lasting.of(&found.lasting).into(),
+        }),
     };
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);

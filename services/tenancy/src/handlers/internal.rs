@@ -16,6 +16,7 @@ use crate::Service;
 use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
+use crate::store::sessions::Named;
 use crate::store::{rates, secrets, sessions};
 
 #[tonic::async_trait]
@@ -26,8 +27,12 @@ impl TenancyInternal for Service {
     ) -> Result<Response<pb::ResolveCredentialResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
         let r = request.into_inner();
-        if r.session {
-            return Ok(Response::new(self.resolve_session(&r.key_sha256, &r.org_id, r.under_way).await?));
+        let session = match r.session_id.as_str() {
+            "" => r.session.then_some(Named::Secret(&r.key_sha256)),
+            id => Some(Named::Id(id)),
+        };
+        if let Some(session) = session {
+            return Ok(Response::new(self.resolve_session(session, &r.org_id).await?));
         }
         // All of them are compared, whichever matches.
         let mut operator = None;

@@ -19,7 +19,7 @@ use tonic::{Request, Response, Status};
 use crate::Service;
 use crate::domain::email;
 use crate::mail::{self, Mail};
-use crate::store::sessions::{self, Found, SessionRow, SignIn};
+use crate::store::sessions::{self, Found, Named, SessionRow, SignIn};
 use crate::store::users::{self, UserRow};
 
 /// How long a link works, and over how long its uses are counted.
@@ -232,49 +232,48 @@ impl Service {
         }
         let (hash, now) = (key::sha256(secret), self.clock.now());
         let mut conn = self.db.control_once().await?;
-        let found = sessions::resolve(&mut conn, &hash, "", now, self.session.idle).await?;
+        let found = sessions::resolve(&mut conn, Named::Secret(&hash), "", now, self.session.idle).await?;
         Ok(found.is_some_and(|session| session.user_id == user && !session.abandoned))
     }
 
-    /// Who is behind a session's secret. One that was rotated away long ago ends the session: two have it.
+    /// Who is behind a session. A secret that was rotated away long ago ends it: two have it.
     pub(crate) async fn resolve_session(
         &self,
-        sha256: &[u8],
+        named: Named<'_>,
         org: &str,
-        under_way: bool,
     ) -> Result<pb::ResolveCredentialResponse> {
         let now = self.clock.now();
         let unknown = || Error::new(Code::InvalidCredential, "This session is not valid.");
         let mut conn = self.db.control_once().await?;
-        let found = sessions::resolve(&mut conn, sha256, org, now, self.session.idle).await?;
+        let found = sessions::resolve(&mut conn, named, org, now, self.session.idle).await?;
         drop(conn);
         let found = found.ok_or_else(unknown)?;
         let late = !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE);
         // One that was replaced because nobody seemed to have it, and comes after all, is as telling as an old one.
-        if (late && !under_way) || found.abandoned {
+        if late || found.abandoned {
             self.end_stolen(&found).await?;
             return Err(unknown());
         }
-        let confirms = found.newest && found.rotated && found.confirmed_at.is_none();
+        let shown = match named {
+            Named::Secret(sha256) => sha256,
+            Named::Id(_) => &[],
+        };
+        let newest_shown = found.newest && !shown.is_empty();
+        let confirms = newest_shown && found.rotated && found.confirmed_at.is_none();
         if confirms || now - found.last_seen_at > Duration::minutes(1) {
             let mut tx = self.db.control().await?;
-            sessions::touch(tx.conn(), &found.id, now, sha256).await?;
+            sessions::touch(tx.conn(), &found.id, now, shown).await?;
             tx.commit().await?;
         }
         let lost = !found.newest && found.confirmed_at.is_none() && found.rotated_at < now - LOST;
-        let old = found.newest && found.rotated_at < now - self.session.rotate;
+        let old = newest_shown && found.rotated_at < now - self.session.rotate;
         Ok(pb::ResolveCredentialResponse {
             actor_kind: "user".into(),
             actor_id: found.user_id,
             actor_name: found.user_name,
             role: found.member_role.filter(|_| found.active).unwrap_or_default(),
             key_id: found.id,
-            // An old secret is good for what is under way and nothing else: no gateway may keep the answer for others.
-            expires_at: Some(to_proto(if late {
-                now
-            } else {
-                found.expires_at.min(now + self.session.idle)
-            })),
+            expires_at: Some(to_proto(found.expires_at.min(now + self.session.idle))),
             rotate: lost || old,
             lasting: hex::encode(&found.lasting),
             ..Default::default()

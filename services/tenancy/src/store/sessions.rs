@@ -171,28 +171,42 @@ pub async fn insert(conn: &mut PgConnection, user_id: &str, session: &SessionRow
     Ok(())
 }
 
-/// The living session with that secret, or with it as the one before.
+/// What names a session.
+#[derive(Clone, Copy, Debug)]
+pub enum Named<'a> {
+    /// SHA-256 of its secret, also of one before.
+    Secret(&'a [u8]),
+    /// Its id: for requests that it let in before.
+    Id(&'a str),
+}
+
+/// The living session of that name. By its id it is `newest`: no secret was shown that could be an old one.
 pub async fn resolve(
     conn: &mut PgConnection,
-    sha256: &[u8],
+    named: Named<'_>,
     org: &str,
     now: DateTime<Utc>,
     idle: Duration,
 ) -> sqlx::Result<Option<Found>> {
+    let (sha256, id) = match named {
+        Named::Secret(sha256) => (Some(sha256), None),
+        Named::Id(id) => (None, Some(id)),
+    };
     sqlx::query_as(
         "SELECT s.id, s.user_id, u.name AS user_name, m.role AS member_role, \
          EXISTS (SELECT FROM orgs o WHERE o.id = $2 AND o.state = 'active') AS active, \
-         s.sha256 = $1 AS newest, coalesce(s.abandoned_sha256 = $1, false) AS abandoned, s.lasting, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, \
-         s.last_seen_at, s.expires_at \
+         coalesce(s.sha256 = $1, true) AS newest, coalesce(s.abandoned_sha256 = $1, false) AS abandoned, \
+         s.lasting, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, s.last_seen_at, s.expires_at \
          FROM sessions s JOIN users u ON u.id = s.user_id \
          LEFT JOIN memberships m ON m.user_id = s.user_id AND m.org_id = $2 \
-         WHERE (s.sha256 = $1 OR s.previous_sha256 = $1 OR s.abandoned_sha256 = $1) AND s.revoked_at IS NULL AND s.expires_at > $3 \
-         AND s.last_seen_at > $4",
+         WHERE (s.id = $5 OR s.sha256 = $1 OR s.previous_sha256 = $1 OR s.abandoned_sha256 = $1) \
+         AND s.revoked_at IS NULL AND s.expires_at > $3 AND s.last_seen_at > $4",
     )
     .bind(sha256)
     .bind(org)
     .bind(now)
     .bind(now - idle)
+    .bind(id)
     .fetch_optional(conn)
     .await
 }
