@@ -10,6 +10,7 @@ pub mod grpc;
 pub mod id;
 pub mod idempotency;
 pub mod key;
+pub mod network;
 pub mod page;
 pub mod rng;
 pub mod secret;

@@ -8,5 +8,6 @@ pub mod keys;
 pub mod settings;
 pub mod split;
 pub mod stack;
+pub mod test_processes;
 pub mod test_stack;
 pub mod up;

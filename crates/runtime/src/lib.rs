@@ -8,3 +8,7 @@ pub mod lifecycle;
 pub mod probes;
 pub mod service;
 pub mod telemetry;
+
+/// Of every process of ours.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -69,10 +69,13 @@ pub fn init(
     } else {
         tracing_subscriber::fmt::layer().with_writer(std::io::stderr).json().flatten_event(true).boxed()
     };
-    // Spans go to the receiver whatever the log level, but not those of the libraries that send them.
-    let spans = tracing_opentelemetry::layer()
-        .with_tracer(guard.traces.tracer("nitejar"))
-        .with_filter(EnvFilter::new("off,nitejar=info,nitejar_common=info,nitejar_gateway=info,nitejar_sprites=info,nitejar_tenancy=info,nitejar_billing=info,nitejar_audit=info"));
+    // Spans go to the receiver whatever the log level, but not those of the libraries that send them. Where there is no
+    // receiver none are made.
+    let spans = (!endpoint.is_empty()).then(|| {
+        tracing_opentelemetry::layer()
+            .with_tracer(guard.traces.tracer("nitejar"))
+            .with_filter(EnvFilter::new("off,nitejar=info,nitejar_common=info,nitejar_gateway=info,nitejar_sprites=info,nitejar_tenancy=info,nitejar_billing=info,nitejar_audit=info"))
+    });
     // A second call in one process (tests) keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(spans).with(logs.with_filter(filter)).try_init();
     Ok(guard)

@@ -1,6 +1,7 @@
 //! Who asks, where, whether they may, and whether they do not ask too often.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use nitejar_common::error::{Code, Error, Result};
@@ -71,7 +72,7 @@ pub(crate) async fn admit(
             told.secret = authn::rotate(gateway, asked.request_id, credential).await;
         }
     }
-    told.session = caller.session;
+    told.session.clone_from(&caller.session);
     Ok(ctx)
 }
 
@@ -92,12 +93,13 @@ async fn who_where_may(
     asked: Asked<'_>,
     presented: Option<(KeyKind, &str)>,
     asker: Asker<'_>,
-) -> Result<(RequestCtx, Caller)> {
+) -> Result<(RequestCtx, Arc<Caller>)> {
     let policy = asked.route.policy;
     // What is no id names no organization; nobody needs to be asked about it.
     let org = asked.org.filter(|org| is_id(org, "org"));
     // What anybody may, a browser may whose session has ended.
-    let looked_at = presented.filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
+    let looked_at =
+        presented.filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
     let caller = match looked_at {
         Some((kind, token)) => {
             let org = org.unwrap_or_default();

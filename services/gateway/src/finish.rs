@@ -16,7 +16,7 @@ pub(crate) struct Finished<T: Send + 'static>(Option<BoxFuture<'static, Result<T
 impl<T: Send + 'static> Finished<T> {
     pub(crate) fn new(work: impl Future<Output = T> + Send + 'static) -> Self {
         let work = AssertUnwindSafe(work).catch_unwind();
-        Self(Some(Box::pin(async move { work.await.map_err(|_| Error::internal("a request panicked")) })))
+        Self(Some(Box::pin(work.map(|done| done.map_err(|_| Error::internal("a request panicked"))))))
     }
 }
 

@@ -87,7 +87,7 @@ impl Metrics {
 pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let began = std::time::Instant::now();
     let request_id = RequestId::new(&*gateway.clock).to_string();
-    let mut rpc = "unknown";
+    let mut rpc: &'static str = "unknown";
     let mut told = Told::default();
     // HEAD is GET without the body, which the server leaves out by itself; but nobody expects it to do anything.
     let head = request.method() == Method::HEAD;
@@ -122,10 +122,7 @@ pub(crate) async fn handle(State(gateway): State<Arc<Gateway>>, request: Request
     };
     let mut response = answer.unwrap_or_else(|error| problem::response(&error, &request_id));
     told.write(response.headers_mut());
-    let labels = [
-        KeyValue::new("rpc", rpc.to_owned()),
-        KeyValue::new("status", i64::from(response.status().as_u16())),
-    ];
+    let labels = [KeyValue::new("rpc", rpc), KeyValue::new("status", i64::from(response.status().as_u16()))];
     gateway.metrics.requests.add(1, &labels);
     gateway.metrics.seconds.record(began.elapsed().as_secs_f64(), &labels[..1]);
     response

@@ -77,6 +77,8 @@ impl Upstream {
         let token = self.signer.mint(ctx, self.name);
         let value = format!("Bearer {token}").parse().map_err(Error::from)?;
         let mut headers = std::mem::take(request.metadata_mut()).into_headers();
+        // Once, for these and for those of tonic.
+        headers.reserve(16);
         headers.insert(TOKEN_HEADER, value);
         headers.insert(REQUEST_ID_HEADER, ctx.request_id.parse().map_err(Error::from)?);
         trace::inject(&mut headers);

@@ -1,18 +1,17 @@
 //! Clients that vanish in bursts, thousands that say nothing, heads and paths that are tricks: others notice nothing, and
 //! the gateway's memory and sockets return to where they were.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use nitejar_dev::client::Client;
-use nitejar_dev::split::Split;
-use nitejar_dev::stack;
-use nitejar_dev::test_stack::{TestStack, ground, organization, person, target_dir, test_tweaks};
+use nitejar_dev::test_processes::TestProcesses;
+use nitejar_dev::test_stack::{TestStack, organization, person, test_tweaks};
 use nitejar_runner::procs;
 use reqwest::Method;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use crate::watching::Watcher;
 use crate::world::World;
 
 const BURSTS: usize = 15;
@@ -36,16 +35,10 @@ fn sockets(pid: i32) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn bursts_of_disconnects_and_thousands_of_idle_clients_disturb_nobody() {
     let many = room();
-    let (keys, places, _databases, dir) = ground().await.unwrap();
-    let github = stack::start_github(&keys, &places, None).await.unwrap();
-    let bin = target_dir().unwrap();
-    let mut split = Split::prepare(&keys, places.clone(), &test_tweaks(), dir.path(), &bin, true).unwrap();
-    split.spawn_all().unwrap();
-    stack::wait_ready(&places).await.unwrap();
-    let operator = Client::new(&places.gateway_url(), &keys.operator).unwrap();
-    let (ada, _) = person(&operator, "ada").await.unwrap();
+    let product = TestProcesses::start(&test_tweaks()).await.unwrap();
+    let (ada, _) = person(&product.operator, "ada").await.unwrap();
     let org = organization(&ada).await.unwrap();
-    let (pid, addr) = (split.pid("gateway").unwrap(), places.main["gateway"]);
+    let (pid, addr) = (product.split.pid("gateway").unwrap(), product.places.main["gateway"]);
     let path = format!("/v1/orgs/{org}/jobs");
     for _ in 0..200 {
         ada.get(&path).await.unwrap();
@@ -53,19 +46,8 @@ async fn bursts_of_disconnects_and_thousands_of_idle_clients_disturb_nobody() {
     let memory = || procs::one(pid).unwrap().memory >> 20;
     let (before, memory_before) = (sockets(pid), memory());
 
-    let stop = tokio_util::sync::CancellationToken::new();
-    let watch = |path: String| {
-        let (client, stop) = (ada.clone(), stop.clone());
-        tokio::spawn(async move {
-            let mut seen = BTreeMap::<u16, u32>::new();
-            while !stop.is_cancelled() {
-                let answer = client.call(Method::GET, &path, None).await;
-                *seen.entry(answer.map_or(0, |answer| answer.status)).or_default() += 1;
-            }
-            seen
-        })
-    };
-    let watchers = [watch(path.clone()), watch(format!("/v1/orgs/{org}/members"))];
+    let members = format!("/v1/orgs/{org}/members");
+    let watchers = [Watcher::start(&ada, &path), Watcher::start(&ada, &members)];
     let head = format!("GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {}\r\n\r\n", ada.key());
     for burst in 0..BURSTS {
         let clients = (0..BURST).map(|i| {
@@ -94,20 +76,22 @@ async fn bursts_of_disconnects_and_thousands_of_idle_clients_disturb_nobody() {
     }
     assert_eq!(ada.call(Method::GET, &path, None).await.unwrap().status, 200);
     drop(idle);
-    stop.cancel();
     for watcher in watchers {
-        let seen = watcher.await.unwrap();
-        assert_eq!(seen.keys().copied().collect::<Vec<_>>(), [200], "{seen:?}");
+        let seen = watcher.seen().await;
+        assert_eq!(seen.keys().cloned().collect::<Vec<_>>(), [(200, String::new())], "{seen:?}");
     }
     let until = tokio::time::Instant::now() + Duration::from_secs(30);
     while sockets(pid) > before + 20 {
         assert!(tokio::time::Instant::now() < until, "{} sockets, {before} before", sockets(pid));
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let grown = memory().saturating_sub(memory_before);
-    assert!(grown < 150, "the gateway keeps {grown} MiB more than the {memory_before} before");
-    split.stop().await;
-    drop(github);
+    // The allocator gives memory back while it is used.
+    let grown = || memory().saturating_sub(memory_before);
+    while grown() > 60 {
+        assert!(tokio::time::Instant::now() < until, "the gateway keeps {} MiB more", grown());
+        assert_eq!(ada.call(Method::GET, &path, None).await.unwrap().status, 200);
+    }
+    product.stop().await;
 }
 
 /// What one connection answers, byte for byte.

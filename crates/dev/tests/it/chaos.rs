@@ -6,9 +6,10 @@ use std::time::Duration;
 use nitejar_common::rng;
 use nitejar_dev::client::{Client, text};
 use nitejar_dev::keys::SERVICES;
-use nitejar_dev::split::Split;
+use nitejar_dev::settings::Tweaks;
 use nitejar_dev::stack;
-use nitejar_dev::test_stack::{connect_github, ground, organization, person, target_dir, test_tweaks};
+use nitejar_dev::test_processes::TestProcesses;
+use nitejar_dev::test_stack::{connect_github, organization, person, test_tweaks};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
@@ -37,15 +38,8 @@ async fn insist(client: &Client, path: &str, key: &str, body: &Value) -> (u16, V
 
 #[tokio::test(flavor = "multi_thread")]
 async fn chaos_killed_services_lose_and_repeat_nothing() {
-    let (keys, places, databases, dir) = ground().await.unwrap();
-    let github = stack::start_github(&keys, &places, None).await.unwrap();
-    let mut tweaks = test_tweaks();
-    tweaks.log = "warn".into();
-    let mut split =
-        Split::prepare(&keys, places.clone(), &tweaks, dir.path(), &target_dir().unwrap(), true).unwrap();
-    split.spawn_all().unwrap();
-    stack::wait_ready(&places).await.unwrap();
-    let operator = Client::new(&places.gateway_url(), &keys.operator).unwrap();
+    let product = TestProcesses::start(&Tweaks { log: "warn".into(), ..test_tweaks() }).await.unwrap();
+    let TestProcesses { places, databases, mut split, github, operator, dir } = product;
     let fake = Client::new(&github.base_url(), "").unwrap();
     let (owner, _) = person(&operator, "owner").await.unwrap();
     let org = organization(&owner).await.unwrap();
@@ -96,8 +90,13 @@ async fn chaos_killed_services_lose_and_repeat_nothing() {
     orgs.await.unwrap();
     stack::wait_ready(&places).await.unwrap();
 
-    // Every job ends.
+    // A gateway leaves a service alone for a while that did not answer.
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    for path in [at("/jobs"), at("/usage"), at("/audit-events"), at("/members")] {
+        owner.until_ok(&path, 60).await.unwrap();
+    }
+
+    // Every job ends.
     let until = tokio::time::Instant::now() + Duration::from_secs(180);
     loop {
         let jobs = owner.all(&at("/jobs?page_size=500"), "jobs").await.unwrap();

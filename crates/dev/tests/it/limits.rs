@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use nitejar_dev::client::{Answer, Client, text};
 use nitejar_dev::settings::Tweaks;
-use nitejar_dev::split::Split;
-use nitejar_dev::stack;
-use nitejar_dev::test_stack::{TestStack, ground, organization, person, target_dir, test_tweaks};
+use nitejar_dev::test_processes::TestProcesses;
+use nitejar_dev::test_stack::{TestStack, organization, person, test_tweaks};
 use reqwest::Method;
 use serde_json::json;
 
+use crate::watching::Watcher;
 use crate::world::World;
 
 async fn get(client: &Client, path: &str) -> Answer {
@@ -122,57 +122,31 @@ async fn page_tokens_are_good_for_their_own_list_and_answers_are_compressed() {
 /// Writes are repeated by their caller, with a key.
 #[tokio::test(flavor = "multi_thread")]
 async fn callers_of_other_services_see_nothing_of_a_restart() {
-    let (keys, places, _databases, dir) = ground().await.unwrap();
-    let github = stack::start_github(&keys, &places, None).await.unwrap();
-    let bin = target_dir().unwrap();
-    let mut split = Split::prepare(&keys, places.clone(), &test_tweaks(), dir.path(), &bin, true).unwrap();
-    split.spawn_all().unwrap();
-    stack::wait_ready(&places).await.unwrap();
-    let operator = Client::new(&places.gateway_url(), &keys.operator).unwrap();
-    let (ada, _) = person(&operator, "ada").await.unwrap();
+    let mut product = TestProcesses::start(&test_tweaks()).await.unwrap();
+    let (ada, _) = person(&product.operator, "ada").await.unwrap();
     let org = organization(&ada).await.unwrap();
     let (members, agents) = (format!("/v1/orgs/{org}/members"), format!("/v1/orgs/{org}/agents"));
-    let stop = tokio_util::sync::CancellationToken::new();
-    let watch = |path: String| {
-        let (client, stop) = (ada.clone(), stop.clone());
-        tokio::spawn(async move {
-            let mut seen = std::collections::BTreeMap::<(u16, String), u32>::new();
-            while !stop.is_cancelled() {
-                let answer = get(&client, &path).await;
-                *seen.entry((answer.status, text(&answer.body, "code"))).or_default() += 1;
-                if answer.status == 503 {
-                    assert!(answer.headers.contains_key("retry-after"));
-                }
-            }
-            seen
-        })
-    };
-    let (unrelated, related) = (watch(members), watch(agents.clone()));
+    let (unrelated, related) = (Watcher::start(&ada, &members), Watcher::start(&ada, &agents));
     for _ in 0..3 {
-        split.kill("sprites").await.unwrap();
+        product.split.kill("sprites").await.unwrap();
         tokio::time::sleep(Duration::from_millis(600)).await;
-        split.spawn("sprites").unwrap();
+        product.split.spawn("sprites").unwrap();
         ada.until_ok(&agents, 30).await.unwrap();
     }
-    stop.cancel();
-    let (unrelated, related) = (unrelated.await.unwrap(), related.await.unwrap());
+    let (unrelated, related) = (unrelated.seen().await, related.seen().await);
     assert_eq!(unrelated.keys().cloned().collect::<Vec<_>>(), [(200, String::new())], "{unrelated:?}");
     let documented =
         |(status, code): &(u16, String)| matches!((*status, code.as_str()), (200, "") | (503, "unavailable"));
     assert!(related.keys().all(documented), "{related:?}");
 
     // Without tenancy nobody can be known: everybody is told so, in documented words, and it passes.
-    split.kill("tenancy").await.unwrap();
-    let until = tokio::time::Instant::now() + Duration::from_secs(3);
-    let mut seen = std::collections::BTreeMap::<(u16, String), u32>::new();
-    while tokio::time::Instant::now() < until {
-        let answer = get(&ada, &agents).await;
-        *seen.entry((answer.status, text(&answer.body, "code"))).or_default() += 1;
-    }
+    product.split.kill("tenancy").await.unwrap();
+    let everybody = Watcher::start(&ada, &agents);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let seen = everybody.seen().await;
     assert!(seen.keys().all(documented), "{seen:?}");
     assert!(seen.keys().any(|(status, _)| *status == 503), "{seen:?}");
-    split.spawn("tenancy").unwrap();
+    product.split.spawn("tenancy").unwrap();
     ada.until_ok(&agents, 30).await.unwrap();
-    split.stop().await;
-    drop(github);
+    product.stop().await;
 }

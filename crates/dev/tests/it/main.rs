@@ -29,5 +29,6 @@ mod story;
 mod tls;
 mod trace;
 mod up;
+mod watching;
 mod webhooks;
 mod world;

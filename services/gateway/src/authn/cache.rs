@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -18,7 +18,6 @@ use nitejar_common::grpc::client::Upstream;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 use nitejar_proto::tenancy::v1::{CredentialChange, WatchCredentialsRequest};
 use opentelemetry::KeyValue;
-use opentelemetry::metrics::Counter;
 use quick_cache::sync::Cache;
 use tokio_util::sync::CancellationToken;
 
@@ -39,7 +38,7 @@ type Question = ([u8; 32], String);
 /// A kept answer.
 #[derive(Clone, Debug)]
 struct Answer {
-    caller: Caller,
+    caller: Arc<Caller>,
     key_id: String,
     org: String,
     until: DateTime<Utc>,
@@ -47,14 +46,31 @@ struct Answer {
 
 /// The kept answers.
 pub(crate) struct Credentials {
-    answers: Cache<Question, Answer>,
+    answers: Cache<Question, Arc<Answer>>,
     clock: SharedClock,
     began: Instant,
     /// Milliseconds since `began` until which kept answers may be used.
     alive_until: AtomicU64,
     /// Counts what was forgotten. An answer that was asked for before is not kept: it may be from before the change.
     forgotten: Mutex<u64>,
-    uses: Counter<u64>,
+    /// Questions that tenancy had to be asked, and those that it had not.
+    uses: Arc<[AtomicU64; 2]>,
+}
+
+/// Each request counts here: it is summed up only when somebody looks.
+fn counted() -> Arc<[AtomicU64; 2]> {
+    let uses = Arc::<[AtomicU64; 2]>::default();
+    let seen = Arc::clone(&uses);
+    let _registered = opentelemetry::global::meter("nitejar")
+        .u64_observable_counter("credential_checks")
+        .with_description("Credentials checked, by whether a kept answer was used")
+        .with_callback(move |observer| {
+            for (kept, count) in [false, true].into_iter().zip(&*seen) {
+                observer.observe(count.load(Ordering::Relaxed), &[KeyValue::new("kept", kept)]);
+            }
+        })
+        .build();
+    uses
 }
 
 /// What was forgotten when a question was asked.
@@ -69,10 +85,7 @@ impl Credentials {
             began: Instant::now(),
             alive_until: AtomicU64::new(0),
             forgotten: Mutex::new(0),
-            uses: opentelemetry::global::meter("nitejar")
-                .u64_counter("credential_checks")
-                .with_description("Credentials checked, by whether a kept answer was used")
-                .build(),
+            uses: counted(),
         }
     }
 
@@ -85,11 +98,11 @@ impl Credentials {
     }
 
     /// The kept answer; none: tenancy must be asked.
-    pub(crate) fn get(&self, hash: &[u8; 32], org: &str) -> Option<Caller> {
+    pub(crate) fn get(&self, hash: &[u8; 32], org: &str) -> Option<Arc<Caller>> {
         let answer = self.answers.get(&(*hash, org.to_owned()));
         let answer = answer.filter(|a| self.alive() && self.clock.now() < a.until);
-        self.uses.add(1, &[KeyValue::new("kept", answer.is_some())]);
-        answer.map(|a| a.caller)
+        self.uses[usize::from(answer.is_some())].fetch_add(1, Ordering::Relaxed);
+        answer.map(|a| Arc::clone(&a.caller))
     }
 
     /// To be called before tenancy is asked.
@@ -104,7 +117,7 @@ impl Credentials {
         asked: Asked,
         question: Question,
         key_id: &str,
-        caller: &Caller,
+        caller: &Arc<Caller>,
         expires_at: Option<DateTime<Utc>>,
     ) {
         // Operators are configuration: nobody tells when one goes.
@@ -118,7 +131,8 @@ impl Credentials {
         // Held until it is in: nothing can be forgotten in between.
         let forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         if *forgotten == asked.0 && self.alive() {
-            self.answers.insert(question, Answer { caller: caller.clone(), key_id, org, until });
+            let answer = Answer { caller: Arc::clone(caller), key_id, org, until };
+            self.answers.insert(question, Arc::new(answer));
         }
     }
 
@@ -193,9 +207,16 @@ mod tests {
 
     use super::*;
 
-    fn ada() -> Caller {
+    fn ada() -> Arc<Caller> {
         let actor = Actor { kind: ActorKind::User, id: "user_ada".into(), name: "Ada".into() };
-        Caller { actor, role: Some(Role::Admin), scopes: None, home: None, rotate: false, session: None }
+        Arc::new(Caller {
+            actor,
+            role: Some(Role::Admin),
+            scopes: None,
+            home: None,
+            rotate: false,
+            session: None,
+        })
     }
 
     fn kept() -> Credentials {
@@ -245,11 +266,17 @@ mod tests {
         let asked = kept.ask();
         kept.forget(&[CredentialChange { key_id: "key_1".into(), ..CredentialChange::default() }]);
         kept.keep(asked, ([1; 32], "org_a".into()), "key_1", &ada(), None);
-        kept.keep(kept.ask(), ([3; 32], "org_a".into()), "key_3", &Caller { role: None, ..ada() }, None);
+        let changed = |change: fn(&mut Caller)| {
+            let mut caller = Caller::clone(&ada());
+            change(&mut caller);
+            Arc::new(caller)
+        };
+        let stranger = changed(|caller| caller.role = None);
+        kept.keep(kept.ask(), ([3; 32], "org_a".into()), "key_3", &stranger, None);
         assert_eq!(knows(&kept), [false, true]);
         assert!(kept.get(&[3; 32], "org_a").is_none());
-        let actor = Actor { kind: ActorKind::Operator, id: "ops".into(), name: String::new() };
-        kept.keep(kept.ask(), ([4; 32], String::new()), "", &Caller { actor, role: None, ..ada() }, None);
+        let operator = changed(|caller| caller.actor.kind = ActorKind::Operator);
+        kept.keep(kept.ask(), ([4; 32], String::new()), "", &operator, None);
         assert!(kept.get(&[4; 32], "").is_none());
     }
 }

@@ -35,7 +35,7 @@ pub(crate) struct Caller {
     pub(crate) scopes: Option<Vec<String>>,
     /// Where an organization's key, or a runner, is at home.
     pub(crate) home: Option<String>,
-    /// A session's secret is to be replaced.
+    /// A session's secret is to be replaced. Kept answers do not say it again.
     pub(crate) rotate: bool,
     /// The session, if it is one.
     pub(crate) session: Option<Session>,
@@ -51,15 +51,15 @@ pub(crate) struct Session {
 }
 
 /// Nobody known.
-pub(crate) fn anonymous() -> Caller {
-    Caller {
+pub(crate) fn anonymous() -> Arc<Caller> {
+    Arc::new(Caller {
         actor: Actor { kind: ActorKind::Anonymous, id: String::new(), name: String::new() },
         role: None,
         scopes: None,
         home: None,
         rotate: false,
         session: None,
-    }
+    })
 }
 
 /// One answer for every credential that is not good: what is wrong with it is nobody's business.
@@ -115,7 +115,7 @@ pub(crate) enum Asker<'a> {
 }
 
 /// Who is behind a key, and what they are in the organization asked for: as kept, or as tenancy says.
-pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result<Caller> {
+pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result<Arc<Caller>> {
     let hash = match question.asker {
         // No key has such a text.
         Asker::LetIn(Some(session)) => key::sha256(&session.id),
@@ -141,7 +141,7 @@ fn is_invalid(error: &Error) -> bool {
     error.code() == Code::InvalidCredential
 }
 
-async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Result<Caller> {
+async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Result<Arc<Caller>> {
     let Question { request_id, kind, org, .. } = question;
     let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
     let (services, kept) = (&gateway.services, &gateway.credentials);
@@ -150,14 +150,14 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         let request = services.sprites.request_within(&me, message, DEADLINE)?;
         let found = SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await;
         let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
-        return Ok(Caller {
+        return Ok(Arc::new(Caller {
             actor: Actor { kind: ActorKind::Runner, id: found.sprite_id, name: String::new() },
             role: None,
             scopes: None,
             home: Some(found.org_id),
             rotate: false,
             session: None,
-        });
+        }));
     }
     let asked = kept.ask();
     let session_id = match question.asker {
@@ -183,7 +183,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
     if (actor_kind == ActorKind::Operator) != (kind == KeyKind::Operator) {
         return Err(invalid());
     }
-    let caller = Caller {
+    let caller = Arc::new(Caller {
         actor: Actor { kind: actor_kind, id: found.actor_id, name: found.actor_name },
         role: Role::parse(&found.role),
         scopes: found.scoped.then_some(found.scopes),
@@ -193,11 +193,10 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             id: found.key_id.as_str().into(),
             lasting: gateway.lasting.of(&found.lasting).into(),
         }),
-    };
+    });
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
-    // Kept answers do not say it again.
-    Ok(Caller { rotate: found.rotate, ..caller })
+    Ok(if found.rotate { Arc::new(Caller { rotate: true, ..Caller::clone(&caller) }) } else { caller })
 }
 
 /// A session's new secret as a cookie; none when it can't be had now: the next request asks again.

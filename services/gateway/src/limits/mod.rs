@@ -5,7 +5,7 @@
 
 mod window;
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::client::Upstream;
+use nitejar_common::network::network;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 use nitejar_proto::tenancy::v1::{RateCount, ShareRatesRequest};
 use quick_cache::sync::Cache;
@@ -81,10 +82,9 @@ fn passed(what: &str, limit: u64, wait: Duration) -> Error {
 }
 
 fn address_subject(address: IpAddr) -> Subject {
-    match address.to_canonical() {
+    match network(address) {
         IpAddr::V4(v4) => subject("address", &v4.octets()),
-        // A customer's network is a /64: its addresses are one.
-        IpAddr::V6(v6) => subject("address", &Ipv6Addr::to_bits(v6).to_be_bytes()[..8]),
+        IpAddr::V6(v6) => subject("address", &v6.octets()),
     }
 }
 

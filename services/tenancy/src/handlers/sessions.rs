@@ -1,13 +1,12 @@
 //! Signing in and out.
 
-use std::net::{IpAddr, Ipv6Addr};
-
 use chrono::Duration;
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::id::{SessionId, UserId};
 use nitejar_common::key::{self, KeyKind};
+use nitejar_common::network::network;
 use nitejar_common::secret::Secret;
 use nitejar_common::time::to_proto;
 use nitejar_db::ControlTx;
@@ -54,7 +53,8 @@ impl Sessions for Service {
         };
         let token = key::generate(KeyKind::SignIn);
         let mut tx = self.db.control().await?;
-        let network = network(&r.address);
+        // What the gateway saw; a text that is no address stands for itself.
+        let network = r.address.parse().map_or_else(|_| r.address.clone(), |a| network(a).to_string());
         sessions::lock_asking(tx.conn(), &email, &network).await.map_err(Error::from)?;
         let asked =
             sessions::asked_since(tx.conn(), &email, &network, now - LINK).await.map_err(Error::from)?;
@@ -180,14 +180,6 @@ impl Sessions for Service {
         let ctx = ctx(&request)?;
         let (tx, ended) = self.revoke(&ctx, None, None).await?;
         tx.answer(&ctx, pb::SignOutEverywhereResponse { session: String::new(), ended }).await
-    }
-}
-
-/// An address, of which IPv6 has a /64 for each customer.
-fn network(address: &str) -> String {
-    match address.parse::<IpAddr>().map(|a| a.to_canonical()) {
-        Ok(IpAddr::V6(v6)) => format!("{}/64", Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64)),
-        _ => address.to_owned(),
     }
 }
 

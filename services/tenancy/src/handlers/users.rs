@@ -99,7 +99,7 @@ impl Users for Service {
             .await
             .map_err(Error::from)?;
         let (rows, next_page_token) = page::cut(rows, size, |k| k.key_id.clone());
-        let keys = rows.into_iter().map(|k| key_to_pb(k, user)).collect();
+        let keys = rows.into_iter().map(key_to_pb).collect();
         Ok(Response::new(pb::ListKeysResponse { keys, next_page_token }))
     }
 
@@ -135,6 +135,7 @@ impl Service {
             prefix: key::display_prefix(&secret),
             name,
             user_id,
+            created_by: ctx.actor.id.clone(),
             expires_at: expiry(expires_at, now)?,
             last_used_at: None,
             created_at: now,
@@ -150,7 +151,7 @@ impl Service {
         let details = [("user", row.user_id.clone()), ("name", row.name.clone())];
         self.audit_platform(tx.conn(), ctx, "user_key.created", ("key", &row.key_id), &details).await?;
         let secret = secret.expose().to_owned();
-        tx.answer(ctx, pb::CreateKeyResponse { key: Some(key_to_pb(row, &ctx.actor.id)), secret }).await
+        tx.answer(ctx, pb::CreateKeyResponse { key: Some(key_to_pb(row)), secret }).await
     }
 
     pub(crate) async fn user(&self, id: &str) -> Result<UserRow> {
@@ -171,7 +172,7 @@ pub(crate) fn expiry(
     }
 }
 
-fn key_to_pb(k: PersonalKey, created_by: &str) -> pb::Key {
+fn key_to_pb(k: PersonalKey) -> pb::Key {
     pb::Key {
         id: k.key_id,
         name: k.name,
@@ -179,7 +180,7 @@ fn key_to_pb(k: PersonalKey, created_by: &str) -> pb::Key {
         expires_at: k.expires_at.map(to_proto),
         last_used_at: k.last_used_at.map(to_proto),
         created_at: Some(to_proto(k.created_at)),
-        created_by: created_by.to_owned(),
+        created_by: k.created_by,
         ..pb::Key::default()
     }
 }

@@ -63,6 +63,8 @@ pub struct PersonalKey {
     pub name: String,
     /// Whose.
     pub user_id: String,
+    /// `user_…`, or the operator's name.
+    pub created_by: String,
     /// Until when.
     pub expires_at: Option<DateTime<Utc>>,
     /// Last noted use.
@@ -78,8 +80,8 @@ pub async fn insert_personal(
     key: &PersonalKey,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO credentials (sha256, key_id, prefix, name, user_id, expires_at, created_at) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        "INSERT INTO credentials (sha256, key_id, prefix, name, user_id, expires_at, created_at, created_by) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     )
     .bind(sha256.as_slice())
     .bind(&key.key_id)
@@ -88,6 +90,7 @@ pub async fn insert_personal(
     .bind(&key.user_id)
     .bind(key.expires_at)
     .bind(key.created_at)
+    .bind(&key.created_by)
     .execute(conn)
     .await?;
     Ok(())
@@ -115,7 +118,7 @@ pub async fn personal(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<PersonalKey>> {
     sqlx::query_as(
-        "SELECT key_id, prefix, name, user_id, expires_at, last_used_at, created_at FROM credentials \
+        "SELECT key_id, prefix, name, user_id, created_by, expires_at, last_used_at, created_at FROM credentials \
          WHERE user_id = $1 AND key_id > $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $4) \
          ORDER BY key_id LIMIT $3",
     )
