@@ -67,7 +67,7 @@ pub struct RequestCtx {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
     /// The request this is part of, as in `X-Request-Id`. It travels beside the token: see [`crate::token`].
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip)]
     pub request_id: String,
     /// The request may come again, and is to be answered as it was. Travels beside the token.
     #[serde(skip)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
+use http::HeaderValue;
 use quick_cache::sync::Cache;
 use serde::{Deserialize, Serialize};
 
@@ -64,8 +65,8 @@ pub struct Signer {
     issuer: String,
     key: SigningKey,
     clock: SharedClock,
-    /// Audience and context → token, and when it was minted.
-    minted: Cache<String, (Arc<str>, i64)>,
+    /// Audience and context → token as a header, and when it was minted.
+    minted: Cache<String, (HeaderValue, i64)>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -101,19 +102,19 @@ impl Signer {
         &self.issuer
     }
 
-    /// A token of `ctx` for the service `audience`. The request's id is not in it: it grants nothing, and without it the
-    /// same caller's next request can use the same token.
-    pub fn mint(&self, ctx: &RequestCtx, audience: &str) -> Arc<str> {
-        let ctx = RequestCtx { request_id: String::new(), ..ctx.clone() };
+    /// `Bearer …`: a token of `ctx` for the service `audience`. The request's id is not in it: it grants nothing, and without
+    /// it the same caller's next request can use the same token.
+    pub fn mint(&self, ctx: &RequestCtx, audience: &str) -> HeaderValue {
         let now = self.clock.now().timestamp();
-        let same = serde_json::to_string(&(audience, &ctx)).expect("a context is plain data");
+        let same = serde_json::to_string(&(audience, ctx)).expect("a context is plain data");
         if let Some((token, at)) = self.minted.get(&same)
             && (at..at + REUSED).contains(&now)
         {
             return token;
         }
-        let token: Arc<str> = self.sign(ctx, audience, now).into();
-        self.minted.insert(same, (Arc::clone(&token), now));
+        let token = format!("Bearer {}", self.sign(ctx.clone(), audience, now));
+        let token = HeaderValue::try_from(token).expect("base64 and dots");
+        self.minted.insert(same, (token.clone(), now));
         token
     }
 
@@ -219,7 +220,7 @@ mod tests {
             Verifier::new("sprites", &trusted, clock.clone()).unwrap()
         };
         let (by_old, by_new) =
-            (signer(&old_key).mint(&ctx, "sprites"), signer(&new_key).mint(&ctx, "sprites"));
+            (mint(&signer(&old_key), &ctx, "sprites"), mint(&signer(&new_key), &ctx, "sprites"));
         // First everybody trusts both, then the new one signs, then the old one is trusted no more.
         for (trusted, good) in
             [(old.clone(), [true, false]), (format!("{old}, {new}"), [true, true]), (new, [false, true])]
@@ -235,6 +236,11 @@ mod tests {
         gateway: Arc<Signer>,
         billing: Arc<Signer>,
         sprites: Arc<Verifier>,
+    }
+
+    /// As the other side sees it.
+    fn mint(signer: &Signer, ctx: &RequestCtx, audience: &str) -> String {
+        signer.mint(ctx, audience).to_str().unwrap().strip_prefix("Bearer ").unwrap().to_owned()
     }
 
     fn setup() -> Setup {
@@ -265,10 +271,10 @@ mod tests {
     #[test]
     fn a_token_carries_the_context_for_its_service_and_its_time() {
         let s = setup();
-        let token = s.gateway.mint(&person(), "sprites");
+        let token = mint(&s.gateway, &person(), "sprites");
         let ctx = s.sprites.verify(&token).unwrap();
         assert!(ctx.may("jobs.read") && !ctx.may("jobs.run"), "scopes narrow the role");
-        assert_eq!(s.sprites.verify(&s.gateway.mint(&person(), "audit")), Err(Refusal::WrongAudience));
+        assert_eq!(s.sprites.verify(&mint(&s.gateway, &person(), "audit")), Err(Refusal::WrongAudience));
         s.clock.advance(Duration::seconds(LIFETIME + SKEW + 1));
         assert_eq!(s.sprites.verify(&token), Err(Refusal::OutOfTime));
     }
@@ -276,22 +282,22 @@ mod tests {
     #[test]
     fn a_token_is_used_again_for_the_same_context_and_audience_only() {
         let s = setup();
-        let token = s.gateway.mint(&person(), "sprites");
+        let token = mint(&s.gateway, &person(), "sprites");
         let later = RequestCtx { request_id: "req_2".into(), ..person() };
         // Each call of `person` is another organization.
         let same = RequestCtx { tenant: s.sprites.verify(&token).unwrap().tenant, ..later };
-        assert_eq!(s.gateway.mint(&same, "sprites"), token);
-        assert_ne!(s.gateway.mint(&same, "audit"), token);
+        assert_eq!(mint(&s.gateway, &same, "sprites"), token);
+        assert_ne!(mint(&s.gateway, &same, "audit"), token);
         for other in [
             RequestCtx { role: Some(Role::Viewer), ..same.clone() },
             RequestCtx { scopes: None, ..same.clone() },
             RequestCtx { tenant: None, ..same.clone() },
             RequestCtx { actor: Actor { id: "user_2".into(), ..same.actor.clone() }, ..same.clone() },
         ] {
-            assert_ne!(s.gateway.mint(&other, "sprites"), token, "{other:?}");
+            assert_ne!(mint(&s.gateway, &other, "sprites"), token, "{other:?}");
         }
         s.clock.advance(Duration::seconds(REUSED));
-        let newer = s.gateway.mint(&same, "sprites");
+        let newer = mint(&s.gateway, &same, "sprites");
         assert_ne!(newer, token);
         assert_eq!(s.sprites.verify(&newer).unwrap(), RequestCtx { request_id: String::new(), ..same });
     }
@@ -299,7 +305,7 @@ mod tests {
     #[test]
     fn a_changed_or_foreign_token_is_refused() {
         let s = setup();
-        let token = s.gateway.mint(&person(), "sprites");
+        let token = mint(&s.gateway, &person(), "sprites");
         let (body, signature) = token.split_once('.').unwrap();
         let mut claims: serde_json::Value =
             serde_json::from_slice(&URL_SAFE_NO_PAD.decode(body).unwrap()).unwrap();
@@ -308,7 +314,7 @@ mod tests {
         assert_eq!(s.sprites.verify(&forged), Err(Refusal::WrongSignature));
         let (stranger, _) = generate_key();
         let stranger = Signer::new("gateway", &stranger, s.clock.clone()).unwrap();
-        assert_eq!(s.sprites.verify(&stranger.mint(&person(), "sprites")), Err(Refusal::WrongSignature));
+        assert_eq!(s.sprites.verify(&mint(&stranger, &person(), "sprites")), Err(Refusal::WrongSignature));
         for junk in ["", ".", "a.b", &"x".repeat(9000)] {
             assert!(s.sprites.verify(junk).is_err());
         }
@@ -317,10 +323,10 @@ mod tests {
     #[test]
     fn only_the_gateway_speaks_for_people_and_nobody_for_another_service() {
         let s = setup();
-        assert_eq!(s.sprites.verify(&s.billing.mint(&person(), "sprites")), Err(Refusal::NotTheirs));
+        assert_eq!(s.sprites.verify(&mint(&s.billing, &person(), "sprites")), Err(Refusal::NotTheirs));
         let itself = RequestCtx::service("billing", &SystemClock);
-        let heard = s.sprites.verify(&s.billing.mint(&itself, "sprites"));
+        let heard = s.sprites.verify(&mint(&s.billing, &itself, "sprites"));
         assert_eq!(heard, Ok(RequestCtx { request_id: String::new(), ..itself.clone() }));
-        assert_eq!(s.sprites.verify(&s.gateway.mint(&itself, "sprites")), Err(Refusal::NotTheirs));
+        assert_eq!(s.sprites.verify(&mint(&s.gateway, &itself, "sprites")), Err(Refusal::NotTheirs));
     }
 }

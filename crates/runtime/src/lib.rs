@@ -9,6 +9,6 @@ pub mod probes;
 pub mod service;
 pub mod telemetry;
 
-/// Of every process of ours.
+/// Of every service, and of the tools beside them. See ADR 0013.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -69,7 +69,7 @@ pub(crate) async fn admit(
         let same = caller.session.as_ref().map_or(credential, |session| &session.lasting);
         gateway.limits.take_known(same, &ctx, &mut told.left)?;
         if caller.rotate {
-            told.secret = authn::rotate(gateway, asked.request_id, credential).await;
+            told.secret = Box::pin(authn::rotate(gateway, asked.request_id, credential)).await;
         }
     }
     told.session.clone_from(&caller.session);

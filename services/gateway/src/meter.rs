@@ -62,7 +62,7 @@ impl Meter {
         if let Some(decided) = self.try_spend(org) {
             return decided;
         }
-        match self.renew(org).await {
+        match Box::pin(self.renew(org)).await {
             Ok(()) => self.try_spend(org).unwrap_or(Ok(())),
             Err(error) => {
                 // Billing is away: the customer's work goes on. What is not counted is not billed.

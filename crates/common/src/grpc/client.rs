@@ -74,12 +74,10 @@ impl Upstream {
     /// A request without a deadline, for streams.
     pub fn stream_request<T>(&self, ctx: &RequestCtx, message: T) -> Result<tonic::Request<T>> {
         let mut request = tonic::Request::new(message);
-        let token = self.signer.mint(ctx, self.name);
-        let value = format!("Bearer {token}").parse().map_err(Error::from)?;
         let mut headers = std::mem::take(request.metadata_mut()).into_headers();
         // Once, for these and for those of tonic.
         headers.reserve(16);
-        headers.insert(TOKEN_HEADER, value);
+        headers.insert(TOKEN_HEADER, self.signer.mint(ctx, self.name));
         headers.insert(REQUEST_ID_HEADER, ctx.request_id.parse().map_err(Error::from)?);
         trace::inject(&mut headers);
         *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(headers);

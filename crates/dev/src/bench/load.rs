@@ -31,8 +31,8 @@ pub(super) struct Target {
 enum Calls {
     /// GET of a path.
     Http(Client, String),
-    /// GetAgent, by gRPC.
-    Grpc(Channel),
+    /// GetAgent, by gRPC, each caller with a connection of its own.
+    Grpc(Vec<Channel>),
 }
 
 /// What was measured of one target.
@@ -57,19 +57,23 @@ impl Target {
     }
 
     pub(super) async fn grpc(name: &'static str, url: String, pid: i32) -> Result<Self> {
-        Ok(Self { name, pid, calls: Calls::Grpc(Endpoint::from_shared(url)?.connect().await?) })
+        let mut channels = Vec::with_capacity(CONNECTIONS);
+        for _ in 0..CONNECTIONS {
+            channels.push(Endpoint::from_shared(url.clone())?.connect().await?);
+        }
+        Ok(Self { name, pid, calls: Calls::Grpc(channels) })
     }
 
-    async fn once(&mut self) -> Result<()> {
-        match &mut self.calls {
+    async fn once(&self, caller: usize) -> Result<()> {
+        match &self.calls {
             Calls::Http(client, path) => {
                 let answer = client.request(Method::GET, path).send().await?;
                 let status = answer.status();
                 let body = answer.bytes().await?;
                 ensure!(status == 200, "{path} answers {status}: {}", String::from_utf8_lossy(&body));
             }
-            Calls::Grpc(channel) => {
-                AgentsClient::new(channel.clone()).get_agent(GetAgentRequest::default()).await?;
+            Calls::Grpc(channels) => {
+                AgentsClient::new(channels[caller].clone()).get_agent(GetAgentRequest::default()).await?;
             }
         }
         Ok(())
@@ -79,13 +83,13 @@ impl Target {
     async fn load(&self) -> Result<Vec<u32>> {
         let until = Instant::now() + SLICE;
         let mut tasks = JoinSet::new();
-        for _ in 0..CONNECTIONS {
-            let mut target = self.clone();
+        for caller in 0..CONNECTIONS {
+            let target = self.clone();
             tasks.spawn(async move {
                 let mut times = Vec::new();
                 while Instant::now() < until {
                     let began = Instant::now();
-                    target.once().await?;
+                    target.once(caller).await?;
                     times.push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
                 }
                 Ok::<_, anyhow::Error>(times)
@@ -131,8 +135,10 @@ pub(super) async fn in_turns(targets: &[Target]) -> Result<BTreeMap<&'static str
     }
     for round in 1..=ROUNDS {
         eprintln!("round {round} of {ROUNDS}");
-        for (target, sum) in targets.iter().zip(&mut sums) {
-            target.measure(sum).await?;
+        // There and back: what a process does late is not always paid by the same neighbour.
+        for turn in 0..targets.len() {
+            let at = if round % 2 == 0 { targets.len() - 1 - turn } else { turn };
+            targets[at].measure(&mut sums[at]).await?;
         }
     }
     targets.iter().zip(sums).map(|(target, sum)| Ok((target.name, sum.measured()?))).collect()

@@ -99,6 +99,7 @@ pub(crate) async fn come_and_go(stack: &TestStack) {
     let mut browser = Browser::new(stack);
     sign_in(stack, &mut browser, "comes-and-goes@example.com").await;
     let key = browser.post("/v1/me/keys", json!({ "name": "k" })).await;
+    assert_eq!(key.status, 200, "{}", key.body);
     let key = format!("/v1/me/keys/{}", text(&key.body["key"], "id"));
     assert_eq!(browser.call(Method::DELETE, &key, None).await.status, 200);
     assert_eq!(browser.post("/v1/me:signOut", json!({})).await.status, 200);

@@ -126,10 +126,11 @@ pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result
     {
         return Ok(caller);
     }
-    let Asker::New(address) = question.asker else { return ask(gateway, question, hash).await };
+    let Asker::New(address) = question.asker else { return Box::pin(ask(gateway, question, hash)).await };
     // Who shares an address with somebody who guesses is asked about all the same, though few at a time.
     let narrow = gateway.limits.narrow(address)?;
-    let found = ask(gateway, question, hash).await;
+    // Boxed: most requests never come here, and need not carry its state.
+    let found = Box::pin(ask(gateway, question, hash)).await;
     drop(narrow);
     if found.as_ref().is_err_and(is_invalid) {
         gateway.limits.take_address(address)?;
@@ -182,6 +183,9 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
     // An operator's key has a prefix of its own; one without it is no operator's, whatever is configured.
     if (actor_kind == ActorKind::Operator) != (kind == KeyKind::Operator) {
         return Err(invalid());
+    }
+    if kind == KeyKind::Session && found.lasting.is_empty() {
+        return Err(Error::internal("tenancy named no lasting value of a session"));
     }
     let caller = Arc::new(Caller {
         actor: Actor { kind: actor_kind, id: found.actor_id, name: found.actor_name },

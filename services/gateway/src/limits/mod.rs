@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
@@ -99,12 +100,12 @@ impl Limits {
         }
     }
 
-    fn take(&self, what: &'static str, subject: Subject, limit: u64) -> Result<Left> {
+    fn take(&self, what: &'static str, subject: Subject, limit: u64, now: DateTime<Utc>) -> Result<Left> {
         let window = self.windows.get_or_insert_with(&subject, || Ok::<_, Error>(Arc::default()))?;
         let (taken, first) = {
             let mut window = window.lock().unwrap_or_else(PoisonError::into_inner);
             let first = window.is_told();
-            (window.take(limit, self.clock.now()), first)
+            (window.take(limit, now), first)
         };
         // Once until it is told: all requests would wait for each other here.
         if first && taken.is_ok() {
@@ -123,8 +124,9 @@ impl Limits {
         let key = (subject("key", credential.as_bytes()), self.limits.key, "key");
         let org = ctx.tenant.as_ref().map(|org| subject("org", org.as_str().as_bytes()));
         let org = org.map(|org| (org, self.limits.org, "organization"));
+        let now = self.clock.now();
         for (subject, limit, what) in std::iter::once(key).chain(org) {
-            let taken = self.take(what, subject, limit);
+            let taken = self.take(what, subject, limit, now);
             let after = match &taken {
                 Ok(after) => *after,
                 Err(error) => {
@@ -154,7 +156,7 @@ impl Limits {
 
     /// Counts a request of nobody known, or with a credential that is not good.
     pub(crate) fn take_address(&self, address: IpAddr) -> Result<Left> {
-        self.take("address", address_subject(address), self.limits.address)
+        self.take("address", address_subject(address), self.limits.address, self.clock.now())
     }
 
     /// Tells and hears, until told to stop.

@@ -41,6 +41,5 @@ CREATE TRIGGER sessions_gone AFTER DELETE ON control.sessions
     FOR EACH ROW EXECUTE FUNCTION control.tell_credentials('key', 'id');
 
 -- A person's own keys are listed, too.
-ALTER TABLE control.credentials ADD COLUMN prefix text NOT NULL DEFAULT '', ADD COLUMN created_by text NOT NULL DEFAULT '',
-    ADD COLUMN created_at timestamptz NOT NULL DEFAULT now();
+ALTER TABLE control.credentials ADD COLUMN prefix text NOT NULL DEFAULT '', ADD COLUMN created_at timestamptz NOT NULL DEFAULT now();
 CREATE INDEX credentials_user ON control.credentials (user_id, key_id) WHERE user_id IS NOT NULL;

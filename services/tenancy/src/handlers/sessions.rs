@@ -1,6 +1,6 @@
 //! Signing in and out.
 
-use chrono::Duration;
+use chrono::{DateTime, Duration, Utc};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
@@ -29,7 +29,7 @@ const FOR_ONE: i64 = 5;
 const FOR_ALL: i64 = 30;
 /// Links from one network in that time.
 const FROM_ONE: i64 = 30;
-/// Living sessions of a person: as many as are listed. The oldest ends for one more.
+/// Living sessions of a person: as many as are listed. The one that was used longest ago ends for one more.
 const MOST: i64 = 100;
 /// How long a rotated secret is good after the new one was used: requests that were under way.
 const GRACE: Duration = Duration::minutes(1);
@@ -109,7 +109,10 @@ impl Sessions for Service {
             expires_at: now + self.session.longest,
         };
         sessions::insert(tx.conn(), &user.id, &session).await.map_err(Error::from)?;
-        for id in sessions::end_oldest(tx.conn(), &user.id, MOST, now).await.map_err(Error::from)? {
+        for id in sessions::end_unused(tx.conn(), &user.id, MOST, now, self.session.idle)
+            .await
+            .map_err(Error::from)?
+        {
             self.audit_platform(tx.conn(), &ctx, "session.revoked", ("session", &id), &[]).await?;
         }
         let details = [("address", session.address), ("user_agent", session.user_agent)];
@@ -183,6 +186,13 @@ impl Sessions for Service {
     }
 }
 
+/// Two have the secret: an old one is shown, although the new one has long been used. One that was replaced because nobody
+/// seemed to have it, and comes after all, is as telling.
+fn stolen(found: &Found, now: DateTime<Utc>) -> bool {
+    let late = !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE);
+    late || found.abandoned
+}
+
 impl Service {
     /// The person with that address; a new one is registered.
     async fn user_of(&self, tx: &mut ControlTx, ctx: &mut RequestCtx, email: &str) -> Result<UserRow> {
@@ -225,7 +235,13 @@ impl Service {
         let (hash, now) = (key::sha256(secret), self.clock.now());
         let mut conn = self.db.control_once().await?;
         let found = sessions::resolve(&mut conn, Named::Secret(&hash), "", now, self.session.idle).await?;
-        Ok(found.is_some_and(|session| session.user_id == user && !session.abandoned))
+        drop(conn);
+        let Some(found) = found.filter(|session| session.user_id == user) else { return Ok(false) };
+        let stolen = stolen(&found, now);
+        if stolen {
+            self.end_stolen(&found).await?;
+        }
+        Ok(!stolen)
     }
 
     /// Who is behind a session. A secret that was rotated away long ago ends it: two have it.
@@ -240,9 +256,7 @@ impl Service {
         let found = sessions::resolve(&mut conn, named, org, now, self.session.idle).await?;
         drop(conn);
         let found = found.ok_or_else(unknown)?;
-        let late = !found.newest && found.confirmed_at.is_some_and(|at| now > at + GRACE);
-        // One that was replaced because nobody seemed to have it, and comes after all, is as telling as an old one.
-        if late || found.abandoned {
+        if stolen(&found, now) {
             self.end_stolen(&found).await?;
             return Err(unknown());
         }
@@ -252,7 +266,8 @@ impl Service {
         };
         let newest_shown = found.newest && !shown.is_empty();
         let confirms = newest_shown && found.rotated && found.confirmed_at.is_none();
-        if confirms || now - found.last_seen_at > Duration::minutes(1) {
+        // An open stream is no use: nobody may be there.
+        if confirms || (!shown.is_empty() && now - found.last_seen_at > Duration::minutes(1)) {
             let mut tx = self.db.control().await?;
             sessions::touch(tx.conn(), &found.id, now, shown).await?;
             tx.commit().await?;

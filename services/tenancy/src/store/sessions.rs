@@ -267,7 +267,7 @@ pub async fn of_user(
     sqlx::query_as(
         "SELECT id, sha256, previous_sha256, user_agent, address, created_at, last_seen_at, expires_at FROM sessions \
          WHERE user_id = $1 AND revoked_at IS NULL AND expires_at > $2 AND last_seen_at > $3 \
-         ORDER BY created_at DESC, id DESC LIMIT 100",
+         ORDER BY last_seen_at DESC, id DESC LIMIT 100",
     )
     .bind(user_id)
     .bind(now)
@@ -296,20 +296,22 @@ pub async fn revoke(
     .await
 }
 
-/// Ends a person's oldest sessions beyond `most`. Answers which.
-pub async fn end_oldest(
+/// Ends what is beyond `most` of a person's living sessions, those first that were used longest ago. Answers which.
+pub async fn end_unused(
     conn: &mut PgConnection,
     user_id: &str,
     most: i64,
     now: DateTime<Utc>,
+    idle: Duration,
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
-        "UPDATE sessions SET revoked_at = $3 WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 \
-         AND revoked_at IS NULL AND expires_at > $3 ORDER BY created_at DESC, id DESC OFFSET $2) RETURNING id",
+        "UPDATE sessions SET revoked_at = $3 WHERE id IN (SELECT id FROM sessions WHERE user_id = $1 AND revoked_at IS NULL \
+         AND expires_at > $3 AND last_seen_at > $4 ORDER BY last_seen_at DESC, id DESC OFFSET $2) RETURNING id",
     )
     .bind(user_id)
     .bind(most)
     .bind(now)
+    .bind(now - idle)
     .fetch_all(conn)
     .await
 }
