@@ -55,6 +55,11 @@ pub const SCHEMA: Schema = Schema {
             name: "sessions",
             sql: include_str!("../migrations/control/0005_sessions.sql"),
         },
+        Migration {
+            version: 6,
+            name: "key makers",
+            sql: include_str!("../migrations/control/0006_key_makers.sql"),
+        },
     ],
     tenant: &[Migration {
         version: 1,
