@@ -42,6 +42,32 @@ impl From<Status> for Failed {
     }
 }
 
+/// The tries of an internal call that is harmless to repeat.
+#[derive(Default)]
+pub(crate) struct Tries(u32);
+
+impl Tries {
+    /// Whether to try again: when the connection broke, twice at most. Services end connections of some age, and a request that
+    /// is just on its way meets that.
+    pub(crate) async fn again(&mut self, status: Status) -> Result<()> {
+        self.0 += 1;
+        match Failed::from(status) {
+            Failed::Transport(_) if self.0 < TRIES => {
+                apart(self.0).await;
+                Ok(())
+            }
+            Failed::Transport(error) | Failed::Answered(error) => Err(error),
+            Failed::Late => Err(Error::unavailable()),
+        }
+    }
+}
+
+/// So that all that failed together does not come back together.
+async fn apart(tries: u32) {
+    let millis = 20 * u64::from(tries) + nitejar_common::rng::below(60);
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+}
+
 /// The service's answer.
 pub(crate) async fn unary(
     upstream: &Upstream,
@@ -70,9 +96,7 @@ pub(crate) async fn unary(
                 if !policy.idempotent || tries >= TRIES || !breaker.may_retry() {
                     return Err(error);
                 }
-                // Apart, so that all that failed together does not come back together.
-                let apart = 20 * u64::from(tries) + nitejar_common::rng::below(60);
-                tokio::time::sleep(Duration::from_millis(apart)).await;
+                apart(tries).await;
             }
         }
     }

@@ -124,8 +124,8 @@ async fn spread(client: &Client, path: &str, secrets: &[String], requests: usize
                 }
                 let answer =
                     client.with_key(&secrets[n % secrets.len()]).request(Method::GET, &path).send().await?;
-                anyhow::ensure!(answer.status() == 200, "{path} answers {}", answer.status());
-                answer.bytes().await?;
+                let (status, body) = (answer.status(), answer.bytes().await?);
+                anyhow::ensure!(status == 200, "{path} answers {status}: {}", String::from_utf8_lossy(&body));
             }
         });
     }

@@ -18,6 +18,7 @@ use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 use nitejar_proto::tenancy::v1::{ResolveCredentialRequest, RotateSessionRequest};
 
+use crate::call::Tries;
 use crate::cookies;
 use crate::service::Gateway;
 
@@ -148,9 +149,14 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
     let (services, kept) = (&gateway.services, &gateway.credentials);
     if kind == KeyKind::Runner {
         let message = ResolveRunnerRequest { token_sha256: hash.to_vec().into() };
-        let request = services.sprites.request_within(&me, message, DEADLINE)?;
-        let found = SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await;
-        let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
+        let mut tries = Tries::default();
+        let found = loop {
+            let request = services.sprites.request_within(&me, message.clone(), DEADLINE)?;
+            match SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await {
+                Ok(found) => break found.into_inner(),
+                Err(status) => tries.again(status).await.map_err(same_for_all)?,
+            }
+        };
         return Ok(Arc::new(Caller {
             actor: Actor { kind: ActorKind::Runner, id: found.sprite_id, name: String::new() },
             role: None,
@@ -171,9 +177,14 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         session: kind == KeyKind::Session,
         session_id,
     };
-    let request = services.tenancy.request_within(&me, message, DEADLINE)?;
-    let found = TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await;
-    let found = found.map_err(Error::from).map_err(same_for_all)?.into_inner();
+    let mut tries = Tries::default();
+    let found = loop {
+        let request = services.tenancy.request_within(&me, message.clone(), DEADLINE)?;
+        match TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await {
+            Ok(found) => break found.into_inner(),
+            Err(status) => tries.again(status).await.map_err(same_for_all)?,
+        }
+    };
     let actor_kind = match found.actor_kind.as_str() {
         "user" => ActorKind::User,
         "api_key" => ActorKind::ApiKey,
