@@ -108,6 +108,8 @@ pub struct Tweaks {
     pub rotate_seconds: u32,
     /// Holds `ca.pem` and each service's `NAME.pem` and `NAME.key`; none: no TLS between services.
     pub certificates: Option<PathBuf>,
+    /// A connection between services ends after so many seconds.
+    pub connection_seconds: u32,
 }
 
 impl Default for Tweaks {
@@ -124,6 +126,7 @@ impl Default for Tweaks {
             rate_limits: [6_000, 30_000, 600],
             rotate_seconds: 3_600,
             certificates: None,
+            connection_seconds: 300,
         }
     }
 }
@@ -140,6 +143,7 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
     let uri = |name: &str| format!("http://{}", places.main[name]);
     let upstreams = json!({
         "tenancy": uri("tenancy"), "sprites": uri("sprites"), "billing": uri("billing"), "audit": uri("audit"),
+        "connection_seconds": tweaks.connection_seconds,
     });
     let trusted: BTreeMap<&String, &String> =
         keys.tokens.iter().map(|(name, (_, public))| (name, public)).collect();

@@ -7,13 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use figment::Figment;
 use figment::providers::{Env, Format as _, Serialized, Toml};
+use nitejar_common::grpc::client::Upstream;
 use nitejar_common::grpc::tls::{Files, Tls};
 use nitejar_common::secret::Secret;
+use nitejar_common::token::Signer;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
@@ -170,12 +174,35 @@ pub struct Upstreams {
     pub billing: String,
     /// Of the audit service.
     pub audit: String,
+    /// A connection stays with one replica: after so long there is a new one, so that new replicas get their share.
+    pub connection_seconds: NonZeroU32,
+}
+
+impl Upstreams {
+    /// One of them, as `signer` calls it.
+    pub fn open(
+        &self,
+        name: &'static str,
+        signer: &Arc<Signer>,
+        tls: Option<&Arc<Tls>>,
+    ) -> nitejar_common::Result<Upstream> {
+        let uri = match name {
+            "tenancy" => &self.tenancy,
+            "sprites" => &self.sprites,
+            "billing" => &self.billing,
+            "audit" => &self.audit,
+            other => return Err(nitejar_common::Error::internal(format!("no service {other}"))),
+        };
+        let age = Duration::from_secs(self.connection_seconds.get().into());
+        Upstream::new(name, uri, age, Arc::clone(signer), tls.cloned())
+    }
 }
 
 impl Default for Upstreams {
     fn default() -> Self {
         let at = |port: u16| format!("http://127.0.0.1:{port}");
-        Self { tenancy: at(7101), sprites: at(7102), billing: at(7103), audit: at(7104) }
+        let connection_seconds = const { NonZeroU32::new(300).unwrap() };
+        Self { tenancy: at(7101), sprites: at(7102), billing: at(7103), audit: at(7104), connection_seconds }
     }
 }
 

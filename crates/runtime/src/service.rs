@@ -59,9 +59,6 @@ impl Listeners {
     }
 }
 
-/// A caller's connection stays with one replica: it is ended, gracefully, after so long, so that new ones get their share.
-const CONNECTION_AGE: Duration = Duration::from_secs(300);
-
 /// What serves the callers until the shutdown.
 pub type Serve = Box<dyn FnOnce(TcpListener, Shutdown) -> BoxFuture<'static, Result<()>> + Send>;
 
@@ -121,7 +118,6 @@ impl Bound {
                 let server = tonic::transport::Server::builder()
                     .tcp_nodelay(true)
                     .http2_keepalive_interval(Some(Duration::from_secs(20)))
-                    .max_connection_age(CONNECTION_AGE)
                     .layer(auth)
                     .add_routes(routes.add_service(health_service));
                 let served: BoxFuture<'_, _> = match tls {

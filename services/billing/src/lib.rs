@@ -12,7 +12,6 @@ pub mod store;
 
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::Result;
-use nitejar_common::grpc::client::Upstream;
 use nitejar_common::grpc::server::AuthLayer;
 use nitejar_common::token::{Signer, Verifier};
 use nitejar_db::audit::AuditDelivery;
@@ -58,8 +57,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let tls = config.tls.load()?;
     let verifier = Verifier::new("billing", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("billing", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
-    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer, tls.clone())?;
+    let audit = config.upstreams.open("audit", &signer, tls.as_ref())?;
+    let sprites = config.upstreams.open("sprites", &signer, tls.as_ref())?;
     let db = Db::open(&config.database, SCHEMA, clock).await?;
     let quota = Quota::open(db.clone()).await?;
     let relay = Arc::new(

@@ -42,22 +42,19 @@ impl From<Status> for Failed {
     }
 }
 
-/// The tries of an internal call that is harmless to repeat.
-#[derive(Default)]
-pub(crate) struct Tries(u32);
-
-impl Tries {
-    /// Whether to try again: when the connection broke, twice at most. Services end connections of some age, and a request that
-    /// is just on its way meets that.
-    pub(crate) async fn again(&mut self, status: Status) -> Result<()> {
-        self.0 += 1;
-        match Failed::from(status) {
-            Failed::Transport(_) if self.0 < TRIES => {
-                apart(self.0).await;
-                Ok(())
-            }
-            Failed::Transport(error) | Failed::Answered(error) => Err(error),
-            Failed::Late => Err(Error::unavailable()),
+/// What an internal call answers that is harmless to repeat: again, twice at most, when a connection broke under it.
+pub(crate) async fn repeated<T, F>(mut call: impl FnMut() -> F) -> Result<T>
+where
+    F: Future<Output = Result<tonic::Response<T>, Status>>,
+{
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match call().await.map_err(Failed::from) {
+            Ok(answer) => return Ok(answer.into_inner()),
+            Err(Failed::Transport(_)) if tries < TRIES => apart(tries).await,
+            Err(Failed::Transport(error) | Failed::Answered(error)) => return Err(error),
+            Err(Failed::Late) => return Err(Error::unavailable()),
         }
     }
 }

@@ -59,7 +59,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let listeners = Listeners::bind(&config.listen).await?;
     let tls = config.tls.load()?;
     let signer = Signer::new("gateway", &config.token.signing_key, clock.clone())?;
-    let services = Services::new(&config.upstreams, signer, tls)?;
+    let services = Services::new(&config.upstreams, &signer, tls.as_ref())?;
     let (denials, recorder) = Denials::new(services.audit.clone(), clock.clone());
     let credentials = Arc::new(Credentials::new(clock.clone()));
     let (tenancy, shared_by) = (services.tenancy.clone(), services.tenancy.clone());

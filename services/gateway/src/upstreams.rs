@@ -21,12 +21,12 @@ pub(crate) struct Services {
 }
 
 impl Services {
-    pub(crate) fn new(uris: &Upstreams, signer: Arc<Signer>, tls: Option<Arc<Tls>>) -> Result<Self> {
+    pub(crate) fn new(uris: &Upstreams, signer: &Arc<Signer>, tls: Option<&Arc<Tls>>) -> Result<Self> {
         Ok(Self {
-            tenancy: Upstream::new("tenancy", &uris.tenancy, signer.clone(), tls.clone())?,
-            sprites: Upstream::new("sprites", &uris.sprites, signer.clone(), tls.clone())?,
-            billing: Upstream::new("billing", &uris.billing, signer.clone(), tls.clone())?,
-            audit: Upstream::new("audit", &uris.audit, signer, tls)?,
+            tenancy: uris.open("tenancy", signer, tls)?,
+            sprites: uris.open("sprites", signer, tls)?,
+            billing: uris.open("billing", signer, tls)?,
+            audit: uris.open("audit", signer, tls)?,
             breakers: Arc::default(),
         })
     }

@@ -86,9 +86,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let tls = config.tls.load()?;
     let verifier = Verifier::new("sprites", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("sprites", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
-    let billing = Upstream::new("billing", &config.upstreams.billing, signer.clone(), tls.clone())?;
-    let tenancy = Upstream::new("tenancy", &config.upstreams.tenancy, signer, tls.clone())?;
+    let audit = config.upstreams.open("audit", &signer, tls.as_ref())?;
+    let billing = config.upstreams.open("billing", &signer, tls.as_ref())?;
+    let tenancy = config.upstreams.open("tenancy", &signer, tls.as_ref())?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let p = &config.provider;
     let provider: Arc<dyn SpriteProvider> = match p.kind {

@@ -94,9 +94,9 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let tls = config.tls.load()?;
     let verifier = Verifier::new("tenancy", &config.token.trusted_keys, clock.clone())?;
     let signer = Signer::new("tenancy", &config.token.signing_key, clock.clone())?;
-    let audit = Upstream::new("audit", &config.upstreams.audit, signer.clone(), tls.clone())?;
-    let sprites = Upstream::new("sprites", &config.upstreams.sprites, signer.clone(), tls.clone())?;
-    let billing = Upstream::new("billing", &config.upstreams.billing, signer, tls.clone())?;
+    let audit = config.upstreams.open("audit", &signer, tls.as_ref())?;
+    let sprites = config.upstreams.open("sprites", &signer, tls.as_ref())?;
+    let billing = config.upstreams.open("billing", &signer, tls.as_ref())?;
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let master =
         MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;

@@ -150,3 +150,24 @@ async fn callers_of_other_services_see_nothing_of_a_restart() {
     ada.until_ok(&agents, 30).await.unwrap();
     product.stop().await;
 }
+
+/// A connection between services ends at some age, with requests on their way: that is nobody's business, also not of those
+/// whose credential is asked for each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_of_some_age_are_replaced_and_nobody_notices() {
+    let stack = TestStack::start_with(Tweaks { connection_seconds: 1, ..test_tweaks() }).await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (ada, ada_id) = person(&operator, "ada").await.unwrap();
+    let org = organization(&ada).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let all =
+        [(&ada, at("/members")), (&ada, at("/agents")), (&operator, format!("/v1/operator/users/{ada_id}"))];
+    let watchers: Vec<Watcher> =
+        all.iter().cycle().take(24).map(|(client, path)| Watcher::start(client, path)).collect();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    for (watcher, (_, path)) in watchers.into_iter().zip(all.iter().cycle()) {
+        let seen = watcher.seen().await;
+        assert_eq!(seen.keys().cloned().collect::<Vec<_>>(), [(200, String::new())], "{path}: {seen:?}");
+    }
+    stack.stop().await.unwrap();
+}

@@ -46,7 +46,7 @@ async fn ask(stack: &TestStack, service: &'static str, dir: Option<(&Path, &str)
         Tls::load(Files { ca: dir.join("ca.pem"), cert, key }).unwrap()
     });
     let uri = format!("http://{}", stack.places.main["tenancy"]);
-    let upstream = Upstream::new(service, &uri, signer, tls).unwrap();
+    let upstream = Upstream::new(service, &uri, Duration::from_secs(300), signer, tls).unwrap();
     let me = RequestCtx::service("gateway", &SystemClock);
     let message = ResolveCredentialRequest { key_sha256: vec![0; 32], ..Default::default() };
     let request = upstream.request_within(&me, message, Duration::from_secs(5)).unwrap();

@@ -18,9 +18,8 @@ use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 use nitejar_proto::tenancy::v1::{ResolveCredentialRequest, RotateSessionRequest};
 
-use crate::call::Tries;
-use crate::cookies;
 use crate::service::Gateway;
+use crate::{call, cookies};
 
 /// Everything waits for this answer.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -149,14 +148,12 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
     let (services, kept) = (&gateway.services, &gateway.credentials);
     if kind == KeyKind::Runner {
         let message = ResolveRunnerRequest { token_sha256: hash.to_vec().into() };
-        let mut tries = Tries::default();
-        let found = loop {
-            let request = services.sprites.request_within(&me, message.clone(), DEADLINE)?;
-            match SpritesInternalClient::new(services.sprites.channel()).resolve_runner(request).await {
-                Ok(found) => break found.into_inner(),
-                Err(status) => tries.again(status).await.map_err(same_for_all)?,
-            }
-        };
+        let found = call::repeated(|| {
+            let request = services.sprites.request_within(&me, message.clone(), DEADLINE);
+            let mut sprites = SpritesInternalClient::new(services.sprites.channel());
+            async move { sprites.resolve_runner(request?).await }
+        });
+        let found = found.await.map_err(same_for_all)?;
         return Ok(Arc::new(Caller {
             actor: Actor { kind: ActorKind::Runner, id: found.sprite_id, name: String::new() },
             role: None,
@@ -177,14 +174,12 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         session: kind == KeyKind::Session,
         session_id,
     };
-    let mut tries = Tries::default();
-    let found = loop {
-        let request = services.tenancy.request_within(&me, message.clone(), DEADLINE)?;
-        match TenancyInternalClient::new(services.tenancy.channel()).resolve_credential(request).await {
-            Ok(found) => break found.into_inner(),
-            Err(status) => tries.again(status).await.map_err(same_for_all)?,
-        }
-    };
+    let found = call::repeated(|| {
+        let request = services.tenancy.request_within(&me, message.clone(), DEADLINE);
+        let mut tenancy = TenancyInternalClient::new(services.tenancy.channel());
+        async move { tenancy.resolve_credential(request?).await }
+    });
+    let found = found.await.map_err(same_for_all)?;
     let actor_kind = match found.actor_kind.as_str() {
         "user" => ActorKind::User,
         "api_key" => ActorKind::ApiKey,
