@@ -36,6 +36,16 @@ fn up(data: &std::path::Path, split: bool) -> Up {
     Up { child, running: serde_json::from_str(&running).unwrap() }
 }
 
+/// A test that fails leaves nothing behind either.
+impl Drop for Up {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            procs::signal(i32::try_from(self.child.id()).unwrap(), rustix::process::Signal::INT);
+            let _ = self.child.wait();
+        }
+    }
+}
+
 impl Up {
     fn operator(&self) -> Client {
         Client::new(&text(&self.running, "gateway"), &text(&self.running, "operator_key")).unwrap()
