@@ -18,6 +18,7 @@ for name in LOGIN_SECRET RUNNER_SECRET POSTGRES_PASSWORD GITHUB_CLIENT_SECRET GI
   echo "$name=$(openssl rand -hex 32)"
 done
 echo "MASTER_KEY=$(openssl rand -base64 32)"
+echo "RECEIPT_KEY=$(openssl rand -base64 32)"
 
 # An operator's key: njo_, 43 characters of randomness, and the first 6 hex digits of the SHA-256 of both.
 body="njo_$(openssl rand 32 | base64 | tr -d '\n=' | tr '+/' '-_')"

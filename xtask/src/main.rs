@@ -43,6 +43,12 @@ enum Command {
         #[arg(long)]
         list: bool,
     },
+    /// Attack one organization from another in every way we know, on a fresh stack, and write a report: HTML and JSON.
+    ProveIsolation {
+        /// Build a handler that trusts an id from the request: the proof must fail, and this fails if it does not.
+        #[arg(long)]
+        broken: bool,
+    },
     /// Measure against a baseline of the same run, in release mode.
     Bench {
         /// `tenancy`, `jobs`, `gateway`, `keys` or `idle`.
@@ -69,6 +75,7 @@ fn main() -> ExitCode {
         Command::Up { split, rest } => run::up(split, &rest),
         Command::Demo { rest } => run::demo(&rest),
         Command::Test { only, list } => test::run(only.as_deref(), list),
+        Command::ProveIsolation { broken } => run::prove_isolation(broken),
         Command::Bench { name, json, rest } => run::bench(&name, json, &rest),
         Command::Openapi { check } => run::openapi(check),
         Command::Setup => packages::ensure(),

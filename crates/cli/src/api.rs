@@ -69,6 +69,30 @@ impl Api {
         }
     }
 
+    /// What is no JSON, as it came.
+    pub async fn bytes(&self, path: &str) -> Result<Vec<u8>> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let request = self.request(Method::GET, path).timeout(Duration::from_secs(60));
+            let got = async {
+                let response = request.send().await.map_err(|e| (true, Failure::network(&e)))?;
+                let status = response.status().as_u16();
+                let body = response.bytes().await.map_err(|e| (true, Failure::network(&e)))?;
+                if status < 300 {
+                    return Ok(body.to_vec());
+                }
+                let problem = serde_json::from_slice(&body).unwrap_or(Value::Null);
+                Err((matches!(status, 502..=504), Failure::refused(status, &problem)))
+            };
+            match got.await {
+                Ok(bytes) => return Ok(bytes),
+                Err((again, failure)) if !again || tries == TRIES => return Err(failure),
+                Err(_) => tokio::time::sleep(Duration::from_millis(250 << tries)).await,
+            }
+        }
+    }
+
     /// The answer, or whether it is worth another try.
     async fn answer(request: reqwest::RequestBuilder) -> Result<(HeaderMap, Value), (bool, Failure)> {
         let network = |error: reqwest::Error| (true, Failure::network(&error));

@@ -47,6 +47,16 @@ pub enum Command {
     /// Members of an organization.
     #[command(subcommand)]
     Members(Members),
+    /// Roles.
+    #[command(subcommand)]
+    Roles(Roles),
+    /// May they do it, and why?
+    Explain {
+        /// user_… or key_…
+        actor: String,
+        /// Such as jobs.run, or Jobs.CancelJob.
+        permission: String,
+    },
     /// Agents.
     #[command(subcommand)]
     Agents(Agents),
@@ -77,6 +87,9 @@ pub enum Command {
     /// The audit log.
     #[command(subcommand)]
     Audit(Audit),
+    /// Receipts of deleted organizations.
+    #[command(subcommand)]
+    Receipt(Receipt),
     /// Connect GitHub: prints the address to open in a browser.
     ConnectGithub,
     /// Completions for a shell.
@@ -101,10 +114,52 @@ pub enum Orgs {
     },
     /// One of them.
     Get,
+    /// Give it another slug; the old one still leads to it.
+    Rename {
+        /// The new one.
+        slug: String,
+    },
+    /// Delete it, 30 days from now, with everything in it.
+    Delete {
+        /// Its slug, once more.
+        slug: String,
+    },
+    /// Keep it after all.
+    Restore,
+    /// Write everything that is kept of it into a new folder: JSON Lines for each table, and a manifest with their digests.
+    Export {
+        /// The folder.
+        to: std::path::PathBuf,
+    },
+    /// Offer its ownership to a member; you become an admin when they accept.
+    OfferOwnership {
+        /// user_…
+        user: String,
+    },
+    /// Accept the ownership that was offered to you.
+    AcceptOwnership,
     /// Act there from now on.
     Use {
         /// Its id or slug.
         org: String,
+    },
+}
+
+/// Receipts of deleted organizations.
+#[derive(Debug, Subcommand)]
+pub enum Receipt {
+    /// Get that of an organization that you owned.
+    Get {
+        /// org_…, as it was.
+        org: String,
+    },
+    /// Check one. With --keys nobody is asked.
+    Verify {
+        /// The receipt.
+        file: std::path::PathBuf,
+        /// What `/v1/receipt-keys` answered, kept in a file; fetched when absent.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<std::path::PathBuf>,
     },
 }
 
@@ -121,6 +176,11 @@ pub enum Members {
         #[arg(long, default_value = "member")]
         role: String,
     },
+    /// Ask everybody in who stands in a table: CSV with a column `email`, and `role` if it has one.
+    Import {
+        /// The file; `-` for the input.
+        file: std::path::PathBuf,
+    },
     /// Accept an invitation, whose token is read from the input.
     Accept,
     /// Change a role.
@@ -130,10 +190,37 @@ pub enum Members {
         /// viewer, member, admin or owner.
         role: String,
     },
+    /// Give custom roles, and no others.
+    SetCustomRoles {
+        /// user_…
+        user: String,
+        /// role_…
+        roles: Vec<String>,
+    },
     /// Remove somebody.
     Remove {
         /// user_…
         user: String,
+    },
+}
+
+/// Roles.
+#[derive(Debug, Subcommand)]
+pub enum Roles {
+    /// The fixed ones, and the organization's own.
+    List,
+    /// Make one.
+    Create {
+        /// Its name.
+        name: String,
+        /// Such as audit.read.
+        #[arg(required = true)]
+        permissions: Vec<String>,
+    },
+    /// Delete one; everybody loses it.
+    Delete {
+        /// role_…
+        role: String,
     },
 }
 

@@ -1,5 +1,8 @@
 //! The commands.
 
+mod export;
+mod receipt;
+mod roles;
 mod session;
 mod work;
 
@@ -7,7 +10,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::api::{Api, part};
-use crate::args::{Audit, Cli, Command, Keys, Members, Orgs, Secrets};
+use crate::args::{Audit, Cli, Command, Keys, Members, Orgs, Receipt, Secrets};
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::output::{Shape, line};
@@ -28,6 +31,9 @@ pub async fn run(cli: Cli) -> Result<()> {
             return session::login(config, &url, email, key_stdin, shape).await;
         }
         Command::Logout => return session::logout(config, &url, shape).await,
+        Command::Receipt(Receipt::Verify { file, keys }) => {
+            return receipt::verify(&url, &file, keys.as_deref(), shape).await;
+        }
         _ => {}
     }
     let key = std::env::var("NITEJAR_API_KEY").ok().filter(|key| !key.is_empty());
@@ -42,6 +48,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Me => here.me().await,
         Command::Orgs(orgs) => here.orgs(orgs, config).await,
         Command::Members(members) => here.members(members).await,
+        Command::Roles(roles) => here.roles(roles).await,
+        Command::Explain { actor, permission } => here.explain(&actor, &permission).await,
         Command::Agents(agents) => here.agents(agents).await,
         Command::Run { agent, title, body, follow } => here.give_work(&agent, &title, &body, follow).await,
         Command::Jobs(jobs) => here.jobs(jobs).await,
@@ -50,7 +58,11 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Usage => here.usage().await,
         Command::Audit(audit) => here.audit(audit).await,
         Command::ConnectGithub => here.connect_github().await,
-        Command::Login { .. } | Command::Logout | Command::Completions { .. } => Ok(()),
+        Command::Receipt(Receipt::Get { org }) => {
+            let receipt = here.get(&format!("/v1/purge-receipts/{}", part(&org))).await?;
+            line(&format!("{receipt:#}"))
+        }
+        Command::Login { .. } | Command::Logout | Command::Completions { .. } | Command::Receipt(_) => Ok(()),
     }
 }
 
@@ -73,14 +85,15 @@ impl Here {
         if org.starts_with("org_") {
             return Ok(format!("/v1/orgs/{}{rest}", part(org)));
         }
+        if !org.is_empty() {
+            // Also by a slug that it had before.
+            let found = self.get(&format!("/v1/orgs:lookup?slug={}", part(org))).await?;
+            return Ok(format!("/v1/orgs/{}{rest}", found["org_id"].as_str().unwrap_or_default()));
+        }
         let orgs = self.api.list("/v1/orgs?page_size=100", "orgs", ALL).await?;
-        let found: Vec<&Value> = orgs.iter().filter(|o| org.is_empty() || o["slug"] == org).collect();
-        match found.as_slice() {
+        match orgs.as_slice() {
             [one] => Ok(format!("/v1/orgs/{}{rest}", one["id"].as_str().unwrap_or_default())),
-            [] if org.is_empty() => {
-                Err(Failure::new("You are in no organization. Make one: nitejar orgs create SLUG"))
-            }
-            [] => Err(Failure::new(format!("You are in no organization {}. See: nitejar orgs list", org))),
+            [] => Err(Failure::new("You are in no organization. Make one: nitejar orgs create SLUG")),
             _ => Err(Failure::new("Which organization? Give --org, or say it once: nitejar orgs use SLUG")),
         }
     }
@@ -133,6 +146,33 @@ impl Here {
                 ];
                 self.shape.one(&self.get(&self.at("").await?).await?, &fields)
             }
+            Orgs::Rename { slug } => {
+                let org = self.post(&self.at(":rename").await?, json!({ "slug": slug })).await?;
+                self.shape.done(&format!("It is {slug} now. The old slug still leads to it."), &org)
+            }
+            Orgs::Delete { slug } => {
+                let path = self.at(&format!("?slug={}", part(&slug))).await?;
+                let org = self.api.call(Method::DELETE, &path, None).await?;
+                let when = org["deletion"]["purge_after"].as_str().unwrap_or_default();
+                self.shape.done(
+                    &format!("{slug} will be deleted on {when}. Until then: nitejar orgs restore"),
+                    &org,
+                )
+            }
+            Orgs::Restore => {
+                let org = self.post(&self.at(":restore").await?, json!({})).await?;
+                self.shape.done("It is kept.", &org)
+            }
+            Orgs::Export { to } => self.export(&to).await,
+            Orgs::OfferOwnership { user } => {
+                let offer =
+                    self.post(&self.at("/ownership-offer").await?, json!({ "user_id": user })).await?;
+                self.shape.done(&format!("Offered to {user}, for 7 days."), &offer)
+            }
+            Orgs::AcceptOwnership => {
+                let done = self.post(&self.at("/ownership-offer:accept").await?, json!({})).await?;
+                self.shape.done("You own it now.", &done)
+            }
             Orgs::Use { org } => {
                 let found = self.get(&self.within(&org, "").await?).await?;
                 config.org = found["id"].as_str().unwrap_or_default().to_owned();
@@ -155,6 +195,23 @@ impl Here {
                     .await?;
                 let token = invited["token"].as_str().unwrap_or_default();
                 self.shape.done(&format!("{email} accepts with this token, within 7 days: {token}"), &invited)
+            }
+            Members::Import { file } => {
+                let csv = match file.as_os_str() == "-" {
+                    true => std::io::read_to_string(std::io::stdin()),
+                    false => std::fs::read_to_string(&file),
+                };
+                let csv = csv.map_err(|e| Failure::new(format!("{}: {e}", file.display())))?;
+                let done = self.post(&self.at("/invitations:import").await?, json!({ "csv": csv })).await?;
+                let rows = done["rows"].as_array().cloned().unwrap_or_default();
+                let columns =
+                    [("LINE", "line"), ("EMAIL", "email"), ("OUTCOME", "outcome"), ("DETAIL", "detail")];
+                self.shape.list(&rows, &columns)
+            }
+            Members::SetCustomRoles { user, roles } => {
+                let path = self.at(&format!("/members/{}/roles", part(&user))).await?;
+                let set = self.api.call(Method::PUT, &path, Some(&json!({ "role_ids": roles }))).await?;
+                self.shape.done(&format!("{user} has {} custom roles now.", roles.len()), &set)
             }
             Members::Accept => {
                 let token = session::read_line("The invitation's token: ")?;

@@ -1,12 +1,13 @@
 //! Who asks, where, and what they may: the first argument of everything that touches data.
 
+use chrono::{DateTime, Duration, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::clock::Clock;
 use crate::error::{Code, Error, Result};
 use crate::id::{OrgId, RequestId};
 use crate::idempotency::Idempotency;
-use crate::permission::Role;
+use crate::permission::{self, Role};
 
 /// What acts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,20 +53,97 @@ pub struct Actor {
     pub name: String,
 }
 
+/// How far an organization's life goes on. Reading works in every one of these.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrgState {
+    /// Everything works.
+    #[default]
+    Active,
+    /// Work and changes wait.
+    Suspended,
+    /// The same, until it is purged.
+    Deleting,
+}
+
+impl OrgState {
+    /// The state of that name in the directory; none: there is no such organization for anybody.
+    pub fn parse(name: &str) -> Option<Self> {
+        match name {
+            "active" => Some(Self::Active),
+            "suspended" => Some(Self::Suspended),
+            "deleting" => Some(Self::Deleting),
+            _ => None,
+        }
+    }
+
+    /// Refuses changes where they wait.
+    pub fn require_active(self) -> Result<()> {
+        match self {
+            Self::Active => Ok(()),
+            Self::Suspended => Err(Error::new(
+                Code::OrgSuspended,
+                "The organization is suspended: reading works, changes do not. GET /v1/orgs/{org_id} says why.",
+            )),
+            Self::Deleting => Err(Error::new(
+                Code::OrgDeleting,
+                "The organization is to be deleted: reading works, changes do not. An owner can restore it.",
+            )),
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        *self == Self::Active
+    }
+}
+
+/// How the actor showed who they are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SignIn {
+    /// By a key or token, with this very request.
+    #[default]
+    Shown,
+    /// By a browser that signed in within the last 15 minutes.
+    Fresh,
+    /// By a browser that signed in longer ago.
+    Old,
+}
+
+impl SignIn {
+    /// Of a browser that signed in then.
+    pub fn of_browser(at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        if now - at < Duration::minutes(15) { Self::Fresh } else { Self::Old }
+    }
+
+    fn is_shown(&self) -> bool {
+        *self == Self::Shown
+    }
+}
+
 /// The context of one request or one background step. Services get it from the signed token alone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RequestCtx {
     /// The organization acted in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<OrgId>,
+    /// How far that organization's life goes on.
+    #[serde(default, skip_serializing_if = "OrgState::is_active")]
+    pub org_state: OrgState,
     /// Who acts.
     pub actor: Actor,
     /// The actor's role in the organization.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "role_name")]
     pub role: Option<Role>,
-    /// Narrows the role to these permissions.
+    /// Permissions that custom roles add to the role.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub grants: Vec<String>,
+    /// Narrows role and grants to these permissions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
+    /// How the actor showed who they are.
+    #[serde(default, skip_serializing_if = "SignIn::is_shown")]
+    pub sign_in: SignIn,
     /// The request this is part of, as in `X-Request-Id`. It travels beside the token: see [`crate::token`].
     #[serde(skip)]
     pub request_id: String,
@@ -92,9 +170,12 @@ impl RequestCtx {
     pub fn service(name: &str, clock: &dyn Clock) -> Self {
         Self {
             tenant: None,
+            org_state: OrgState::Active,
             actor: Actor { kind: ActorKind::Service, id: name.to_owned(), name: String::new() },
             role: None,
+            grants: Vec::new(),
             scopes: None,
+            sign_in: SignIn::Shown,
             request_id: RequestId::new(clock).to_string(),
             idempotency: None,
         }
@@ -119,9 +200,10 @@ impl RequestCtx {
         self.tenant.as_ref().ok_or_else(|| Error::internal("this context names no organization"))
     }
 
-    /// Whether role and scopes allow a permission. Without a role: no.
+    /// Whether role, grants and scopes allow a permission. Without a role: no.
     pub fn may(&self, permission: &str) -> bool {
-        self.role.is_some_and(|role| role.allows(permission))
+        let granted = || permission::is_known(permission) && self.grants.iter().any(|g| g == permission);
+        self.role.is_some_and(|role| role.allows(permission) || granted())
             && self.scopes.as_ref().is_none_or(|scopes| scopes.iter().any(|s| s == permission))
     }
 

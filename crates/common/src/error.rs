@@ -54,6 +54,14 @@ codes! {
     InvalidSignature = "invalid_signature", 401, Unauthenticated;
     /// You lack a permission.
     PermissionDenied = "permission_denied", 403, PermissionDenied;
+    /// This key may not be used from this address.
+    AddressNotAllowed = "address_not_allowed", 403, PermissionDenied;
+    /// Sign in again to do this.
+    SignInAgain = "sign_in_again", 403, PermissionDenied;
+    /// The organization is suspended.
+    OrgSuspended = "org_suspended", 403, PermissionDenied;
+    /// The organization is to be deleted.
+    OrgDeleting = "org_deleting", 403, PermissionDenied;
     /// A browser sent this from another site.
     CrossSite = "cross_site", 403, PermissionDenied;
     /// There is no such thing.
@@ -86,6 +94,10 @@ codes! {
     UnsupportedMediaType = "unsupported_media_type", 415, InvalidArgument;
     /// The plan's number of agents is reached.
     AgentsLimit = "agents_limit", 402, ResourceExhausted;
+    /// The plan does not have this.
+    FeatureNotInPlan = "feature_not_in_plan", 402, ResourceExhausted;
+    /// The plan's number of members is reached.
+    SeatsLimit = "seats_limit", 402, ResourceExhausted;
     /// The plan's limit is reached.
     QuotaExceeded = "quota_exceeded", 429, ResourceExhausted;
     /// Too many requests.

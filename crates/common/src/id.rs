@@ -42,6 +42,10 @@ kinds! {
     Org OrgId = "org";
     /// A person.
     User UserId = "user";
+    /// A custom role.
+    CustomRole RoleId = "role";
+    /// An export of an organization.
+    Export ExportId = "exp";
     /// An API key.
     Key KeyId = "key";
     /// An invitation.

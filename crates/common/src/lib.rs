@@ -19,5 +19,5 @@ pub mod token;
 
 pub use nitejar_proto::{permission, policy};
 
-pub use ctx::{Actor, ActorKind, RequestCtx};
+pub use ctx::{Actor, ActorKind, OrgState, RequestCtx, SignIn};
 pub use error::{Code, Error, Result};

@@ -205,7 +205,7 @@ mod tests {
 
     use super::*;
     use crate::clock::{Clock as _, ManualClock, SystemClock};
-    use crate::ctx::Actor;
+    use crate::ctx::{Actor, OrgState, SignIn};
     use crate::id::OrgId;
     use crate::permission::Role;
 
@@ -260,9 +260,12 @@ mod tests {
     fn person() -> RequestCtx {
         RequestCtx {
             tenant: Some(OrgId::new(&SystemClock)),
+            org_state: OrgState::Active,
             actor: Actor { kind: ActorKind::User, id: "user_1".into(), name: "Ada".into() },
             role: Some(Role::Admin),
+            grants: vec!["audit.read".into()],
             scopes: Some(vec!["jobs.read".into()]),
+            sign_in: SignIn::Fresh,
             request_id: "req_1".into(),
             idempotency: None,
         }
@@ -291,6 +294,9 @@ mod tests {
         for other in [
             RequestCtx { role: Some(Role::Viewer), ..same.clone() },
             RequestCtx { scopes: None, ..same.clone() },
+            RequestCtx { org_state: OrgState::Suspended, ..same.clone() },
+            RequestCtx { grants: Vec::new(), ..same.clone() },
+            RequestCtx { sign_in: SignIn::Old, ..same.clone() },
             RequestCtx { tenant: None, ..same.clone() },
             RequestCtx { actor: Actor { id: "user_2".into(), ..same.actor.clone() }, ..same.clone() },
         ] {

@@ -8,13 +8,14 @@ use nitejar_common::RequestCtx;
 use nitejar_common::clock::Clock;
 use nitejar_common::error::Result;
 use nitejar_common::grpc::client::Upstream;
-use nitejar_common::id::EventId;
+use nitejar_common::id::{EventId, OrgId};
 use nitejar_common::time::to_proto;
 use nitejar_proto::audit::v1::audit_internal_client::AuditInternalClient;
 use nitejar_proto::audit::v1::{AuditEvent, RecordEventsRequest};
 use prost::Message as _;
 use sqlx::PgConnection;
 
+use crate::ControlTx;
 use crate::outbox::{self, Deliver, Delivery, Failure, OutboxMessage};
 
 /// The audit service takes no more at a time.
@@ -57,6 +58,22 @@ pub async fn push(
     details: &[(&str, String)],
 ) -> Result<()> {
     push_all(conn, ctx, clock, vec![event(ctx, clock, action, target, details)]).await
+}
+
+/// Writes one event of an organization with a change of its row in `control`, which no tenant's own transaction makes.
+pub async fn push_of(
+    tx: &mut ControlTx,
+    ctx: &RequestCtx,
+    clock: &dyn Clock,
+    org: &OrgId,
+    action: &str,
+    details: &[(&str, String)],
+) -> Result<()> {
+    let of_org = ctx.clone().for_tenant(org.clone());
+    let event = event(&of_org, clock, action, ("org", org.as_str()), details);
+    let payload = RecordEventsRequest { events: vec![event] }.encode_to_vec();
+    // A key of its own: the platform's events never wait for it.
+    outbox::push(tx.conn(), ctx, clock, TOPIC, org.as_str(), &payload).await
 }
 
 /// Writes several events, so many in one message as the audit service takes at a time.

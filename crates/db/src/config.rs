@@ -16,6 +16,8 @@ pub enum MigrateMode {
     OnStart,
     /// Do not start; say which.
     RefusePending,
+    /// Start with tenants as they are: somebody else migrates them. `control` is migrated.
+    Later,
 }
 
 /// One service's database.
@@ -75,7 +77,8 @@ impl DatabaseConfig {
             "must have at least 16 characters",
         );
         check((1..=64).contains(&self.buckets), "database.buckets", "must be 1 to 64");
-        check((1..=64).contains(&self.bucket_connections), "database.bucket_connections", "must be 1 to 64");
+        // An export reads on one and writes on another.
+        check((2..=64).contains(&self.bucket_connections), "database.bucket_connections", "must be 2 to 64");
         check(
             (1..=64).contains(&self.control_connections),
             "database.control_connections",

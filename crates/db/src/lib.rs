@@ -13,26 +13,33 @@
 //! |---|---|
 //! | [`config`] | how a service reaches its database |
 //! | `names` | schema, role and login names: made of numbers only |
-//! | `bootstrap`, `migrate` | logins, control and tenant migrations |
+//! | `bootstrap`, `migrate`, `migrator` | logins, control and tenant migrations, all tenants |
 //! | `directory`, `provision` | which organization is which number; spare schemas and claiming them |
 //! | `pool`, `tenant_tx`, `control_tx` | bound connections |
 //! | [`outbox`], [`audit`] | what must leave with a change, and does |
+//! | [`life`], `purge` | an organization's life here: suspended, and deleted for ever |
+//! | [`archive`] | one tenant in files: taken in one snapshot, and put back |
 //! | `answers` | what a request with an `Idempotency-Key` is answered again |
 
 mod answers;
+pub mod archive;
 pub mod audit;
 mod bootstrap;
 pub mod config;
 mod control_tx;
 mod directory;
 pub mod errors;
+mod export;
 mod leader;
+pub mod life;
 mod listen;
 mod migrate;
+mod migrator;
 mod names;
 pub mod outbox;
 mod pool;
 mod provision;
+mod purge;
 mod tenant_tx;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -47,9 +54,12 @@ use tokio::sync::Notify;
 
 pub use config::{DatabaseConfig, MigrateMode};
 pub use control_tx::ControlTx;
+pub use export::Rows;
 pub use leader::LeaderGuard;
 pub use listen::Listener;
-pub use migrate::{Migration, Schema};
+pub use migrate::{Migration, Owner, Schema, SharedTable};
+pub use migrator::{Migrated, Progress};
+pub use purge::PurgedTable;
 pub use tenant_tx::TenantTx;
 
 use directory::Directory;
@@ -113,7 +123,7 @@ impl Db {
             claims: answers::Claims::default(),
         }));
         db.check_connections().await?;
-        migrate::tenants(&db).await?;
+        migrator::at_start(&db).await?;
         Ok(db)
     }
 
@@ -133,11 +143,11 @@ impl Db {
         self.0.outbox_hint.notify_one();
     }
 
-    /// The budget: buckets × connections + control + 2 for the owner + 1 that listens + 1 that holds locks. More than the server has is refused at once.
+    /// The budget: buckets × connections + control + 2 for the owner + 4 that migrate + 1 that listens + 1 that holds locks. More than the server has is refused at once.
     async fn check_connections(&self) -> Result<()> {
         let config = &self.0.config;
         let buckets = u32::try_from(self.0.buckets.len()).unwrap_or(u32::MAX);
-        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 4;
+        let need = buckets.saturating_mul(config.bucket_connections) + config.control_connections + 8;
         let have: String = sqlx::query_scalar("SHOW max_connections")
             .fetch_one(&self.0.admin)
             .await
@@ -145,7 +155,7 @@ impl Db {
         let have: u32 = have.parse().unwrap_or(0);
         tracing::info!(
             service = self.0.schema.service,
-            "connections: {buckets} buckets x {} + {} control + 2 owner + 1 listening + 1 locks = at most {need} of the server's {have}",
+            "connections: {buckets} buckets x {} + {} control + 2 owner + 4 migrating + 1 listening + 1 locks = at most {need} of the server's {have}",
             config.bucket_connections,
             config.control_connections
         );

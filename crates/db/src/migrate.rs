@@ -1,7 +1,4 @@
-//! Migrations: `control` under one lock, tenants one transaction each with a version of their own, so that a run that
-//! was killed, or gave up on a busy tenant, goes on where it stopped.
-
-use std::time::Duration;
+//! Migrations: `control` under one lock; a tenant's in the transaction of whoever builds or migrates it.
 
 use nitejar_common::error::{Error, Result};
 use sha2::{Digest as _, Sha256};
@@ -9,8 +6,8 @@ use sqlx::{AssertSqlSafe, PgConnection, PgPool};
 
 use crate::bootstrap::LOCK;
 use crate::config::MigrateMode;
+use crate::errors;
 use crate::names::Names;
-use crate::{Db, errors};
 
 /// One migration. Never changed once released: a new one is added.
 #[derive(Clone, Copy, Debug)]
@@ -32,7 +29,43 @@ pub struct Schema {
     pub control: &'static [Migration],
     /// Migrations of each tenant's schema.
     pub tenant: &'static [Migration],
+    /// Where `control` keeps rows of single tenants.
+    pub shared: &'static [SharedTable],
+    /// Columns of tenants' tables that are bound to their organization or are secrets' hashes: they are in a backup, in
+    /// nothing that is given to anybody, and in no digest by which two organizations are compared.
+    pub private: &'static [(&'static str, &'static str)],
 }
+
+/// A table of `control` with rows that belong to single tenants: they go with them.
+#[derive(Clone, Copy, Debug)]
+pub struct SharedTable {
+    /// Its name, without `control`.
+    pub table: &'static str,
+    /// The column that says whose a row is.
+    pub owner: Owner,
+}
+
+/// How a row of `control` says whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// By the tenant's number, in `tenant_number`.
+    Number,
+    /// By the organization's id, in `org_id`.
+    Org,
+}
+
+impl Owner {
+    /// The column.
+    pub fn column(self) -> &'static str {
+        match self {
+            Self::Number => "tenant_number",
+            Self::Org => "org_id",
+        }
+    }
+}
+
+/// Those that every service has.
+pub(crate) const SHARED: &[SharedTable] = &[SharedTable { table: "outbox_due", owner: Owner::Number }];
 
 impl Schema {
     /// The version that a tenant's schema must have.
@@ -54,9 +87,9 @@ impl Schema {
 const BASE: &[Migration] = &[
     Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") },
     Migration { version: 2, name: "answers", sql: include_str!("../migrations/answers.sql") },
+    Migration { version: 3, name: "life", sql: include_str!("../migrations/life.sql") },
 ];
 const BASE_TENANT: &str = include_str!("../migrations/tenant.sql");
-const WORKERS: usize = 4;
 
 /// Brings `control` up to date, or names what is pending.
 pub(crate) async fn control(admin: &PgPool, names: &Names, schema: &Schema, mode: MigrateMode) -> Result<()> {
@@ -105,100 +138,23 @@ pub(crate) async fn control(admin: &PgPool, names: &Names, schema: &Schema, mode
     tx.commit().await.map_err(errors::from_sqlx)
 }
 
-/// Applies the tenant migrations after `from` to a schema. The connection is in a transaction.
+/// Applies the tenant migrations after `from`, up to `to`, to a schema. The connection is in a transaction.
 pub(crate) async fn apply_tenant(
     conn: &mut PgConnection,
     names: &Names,
     schema: &Schema,
     number: i64,
     from: Option<i32>,
+    to: i32,
 ) -> Result<()> {
     let role = format!("\"{}\"", names.role(number));
     let mut sql = format!("SET LOCAL search_path = {};", Names::schema(number));
     if from.is_none() {
         sql.push_str(&BASE_TENANT.replace("{role}", &role));
     }
-    for m in schema.tenant.iter().filter(|m| m.version > from.unwrap_or(0)) {
+    for m in schema.tenant.iter().filter(|m| m.version > from.unwrap_or(0) && m.version <= to) {
         sql.push_str(&m.sql.replace("{role}", &role));
     }
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(errors::from_sqlx)?;
     Ok(())
-}
-
-/// Brings every tenant up to date, or says how many are pending. A tenant that is busy is left for the background loop.
-pub(crate) async fn tenants(db: &Db) -> Result<()> {
-    let pending = pending(db).await?;
-    if pending == 0 {
-        return Ok(());
-    }
-    if db.0.config.migrate == MigrateMode::RefusePending {
-        return Err(Error::internal(format!(
-            "{pending} tenants are below version {} and database.migrate is refuse_pending",
-            db.0.schema.tenant_version()
-        )));
-    }
-    let migrated = migrate_laggards(db).await?;
-    tracing::info!(service = db.0.schema.service, migrated, of = pending, "tenant migrations");
-    Ok(())
-}
-
-async fn pending(db: &Db) -> Result<i64> {
-    sqlx::query_scalar(
-        "SELECT count(*) FROM control.tenants WHERE state <> 'building' AND schema_version < $1",
-    )
-    .bind(db.0.schema.tenant_version())
-    .fetch_one(&db.0.admin)
-    .await
-    .map_err(errors::from_sqlx)
-}
-
-/// Migrates all that are behind and free; answers how many.
-pub(crate) async fn migrate_laggards(db: &Db) -> Result<u64> {
-    let workers = (0..WORKERS).map(|_| async {
-        let mut done = 0;
-        // A busy tenant is skipped for this run; `after` moves past it.
-        let mut after = 0;
-        while let Some((number, migrated)) = migrate_next(db, after).await? {
-            after = number;
-            done += u64::from(migrated);
-        }
-        Ok::<u64, Error>(done)
-    });
-    Ok(futures_util::future::join_all(workers)
-        .await
-        .into_iter()
-        .collect::<Result<Vec<_>>>()?
-        .into_iter()
-        .sum())
-}
-
-async fn migrate_next(db: &Db, after: i64) -> Result<Option<(i64, bool)>> {
-    let version = db.0.schema.tenant_version();
-    let mut tx = db.0.admin.begin().await.map_err(errors::from_sqlx)?;
-    let next: Option<(i64, i32)> = sqlx::query_as(
-        "SELECT number, schema_version FROM control.tenants WHERE state <> 'building' AND schema_version < $1 \
-         AND number > $2 ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
-    )
-    .bind(version)
-    .bind(after)
-    .fetch_optional(&mut *tx)
-    .await?;
-    let Some((number, from)) = next else { return Ok(None) };
-    // Behind a long reader the DDL gives up quickly, so that nobody queues behind it.
-    let budget = format!("SET LOCAL lock_timeout = '{}ms'", Duration::from_millis(250).as_millis());
-    sqlx::raw_sql(AssertSqlSafe(budget)).execute(&mut *tx).await?;
-    if let Err(error) = apply_tenant(&mut tx, &db.0.names, &db.0.schema, number, Some(from)).await {
-        if error.code() == nitejar_common::Code::Aborted {
-            tracing::warn!(number, "tenant is busy; its migration waits");
-            return Ok(Some((number, false)));
-        }
-        return Err(error);
-    }
-    sqlx::query("UPDATE control.tenants SET schema_version = $2 WHERE number = $1")
-        .bind(number)
-        .bind(version)
-        .execute(&mut *tx)
-        .await?;
-    tx.commit().await.map_err(errors::from_sqlx)?;
-    Ok(Some((number, true)))
 }

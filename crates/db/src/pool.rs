@@ -7,13 +7,10 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use nitejar_common::error::{Error, Result};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
 use sqlx::{Connection as _, PgPool};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
-
-use crate::errors;
 
 /// How long a request waits for a connection before it is told to come back.
 const WAIT: Duration = Duration::from_secs(5);
@@ -64,19 +61,18 @@ impl Bucket {
         Self { options, idle: Mutex::default(), permits: Arc::new(Semaphore::new(size)), max_tenants }
     }
 
-    /// A connection for a tenant, and the permit that must live as long.
-    pub(crate) async fn acquire(&self, tenant: i64) -> Result<(Conn, OwnedSemaphorePermit)> {
+    /// A connection for a tenant, and the permit that must live as long. `PoolTimedOut` when there is none in time.
+    pub(crate) async fn acquire(&self, tenant: i64) -> sqlx::Result<(Conn, OwnedSemaphorePermit)> {
+        let late = |_| sqlx::Error::PoolTimedOut;
         let permit = tokio::time::timeout(WAIT, Arc::clone(&self.permits).acquire_owned())
             .await
-            .map_err(|_| Error::unavailable().because("no free connection within 5 s"))??;
+            .map_err(late)?
+            .map_err(|_| sqlx::Error::PoolClosed)?;
         if let Some(conn) = self.take_idle(tenant) {
             return Ok((conn, permit));
         }
-        let connect = PgConnection::connect_with(&self.options);
-        let pg = tokio::time::timeout(WAIT, connect)
-            .await
-            .map_err(|_| Error::unavailable().because("the database did not accept a connection within 5 s"))?
-            .map_err(errors::from_sqlx)?;
+        let pg =
+            tokio::time::timeout(WAIT, PgConnection::connect_with(&self.options)).await.map_err(late)??;
         let conn = Conn { pg, tenants: HashSet::from([tenant]), last: tenant, since: Instant::now() };
         Ok((conn, permit))
     }

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use nitejar_common::error::{Error, Result};
 use nitejar_common::id::OrgId;
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 use tokio_util::sync::CancellationToken;
 
 use crate::names::Names;
-use crate::{Db, bootstrap, errors, migrate};
+use crate::{Db, bootstrap, errors, migrate, migrator};
 
 impl Db {
     /// Gives an organization a schema here. Repeating it changes nothing; of two at once both get the same one.
@@ -60,18 +60,9 @@ impl Db {
                 .fetch_one(&self.0.admin)
                 .await
                 .map_err(errors::from_sqlx)?;
-        let names = &self.0.names;
-        let (schema, role, bucket) =
-            (Names::schema(number), names.role(number), names.bucket(names.bucket_of(number)));
         let mut tx = self.0.admin.begin().await.map_err(errors::from_sqlx)?;
-        let sql = format!(
-            "{create} GRANT \"{role}\" TO \"{bucket}\"; CREATE SCHEMA {schema}; \
-             GRANT USAGE ON SCHEMA {schema} TO \"{role}\"; GRANT \"{all}\" TO \"{role}\";",
-            create = bootstrap::create_role(&role),
-            all = names.all_tenants()
-        );
-        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
-        migrate::apply_tenant(&mut tx, names, &self.0.schema, number, None).await?;
+        self.create_schema(&mut tx, number).await?;
+        migrate::apply_tenant(&mut tx, &self.0.names, &self.0.schema, number, None, i32::MAX).await?;
         sqlx::query("UPDATE control.tenants SET state = 'spare', schema_version = $2 WHERE number = $1")
             .bind(number)
             .bind(self.0.schema.tenant_version())
@@ -79,6 +70,21 @@ impl Db {
             .await?;
         tx.commit().await.map_err(errors::from_sqlx)?;
         Ok(number)
+    }
+
+    /// A tenant's empty schema and its role. The connection is in a transaction.
+    pub(crate) async fn create_schema(&self, conn: &mut PgConnection, number: i64) -> Result<()> {
+        let names = &self.0.names;
+        let (schema, role, bucket) =
+            (Names::schema(number), names.role(number), names.bucket(names.bucket_of(number)));
+        let sql = format!(
+            "{create} GRANT \"{role}\" TO \"{bucket}\"; CREATE SCHEMA {schema}; \
+             GRANT USAGE ON SCHEMA {schema} TO \"{role}\"; GRANT \"{all}\" TO \"{role}\";",
+            create = bootstrap::create_role(&role),
+            all = names.all_tenants()
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(conn).await.map_err(errors::from_sqlx)?;
+        Ok(())
     }
 
     /// Builds spares up to the configured number; answers how many were built.
@@ -116,7 +122,7 @@ impl Db {
                 self.0.buckets.iter().for_each(|b| b.close_idle());
                 if turn.is_multiple_of(60) {
                     self.forget_answers().await?;
-                    migrate::migrate_laggards(self).await?;
+                    migrator::in_background(self).await?;
                     // A builder that was killed left these; their schemas were rolled back with it.
                     sqlx::query(
                         "DELETE FROM control.tenants WHERE state = 'building' AND created_at < now() - interval '10 min'",

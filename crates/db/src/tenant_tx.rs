@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Error, Result};
+use nitejar_common::id::OrgId;
 use nitejar_common::idempotency::Idempotency;
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use sqlx::{AssertSqlSafe, Executor as _, PgConnection, Row as _};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::names::Names;
@@ -19,6 +20,7 @@ pub struct TenantTx {
     held: Option<(Conn, OwnedSemaphorePermit)>,
     bucket: Arc<Bucket>,
     pub(crate) db: Db,
+    org: OrgId,
     number: i64,
     /// Of the request that it is for.
     pub(crate) idempotency: Option<Idempotency>,
@@ -42,7 +44,27 @@ impl Db {
     }
 
     async fn begin(&self, ctx: &RequestCtx, begin: &str) -> Result<TenantTx> {
-        let number = self.number(ctx.tenant()?).await?;
+        let org = ctx.tenant()?;
+        for last in [false, true] {
+            let number = self.number(org).await?;
+            match self.bind(ctx, org, number, begin).await {
+                // Its role is gone: it was purged, or restored under another number, by this replica or another.
+                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
+                    self.0.directory.forget(org);
+                    if last {
+                        return Err(Error::not_found(format!("organization {org}")));
+                    }
+                }
+                Err(sqlx::Error::PoolTimedOut) => {
+                    return Err(Error::unavailable().because("no free connection within 5 s"));
+                }
+                bound => return bound.map_err(errors::from_sqlx),
+            }
+        }
+        Err(Error::unavailable())
+    }
+
+    async fn bind(&self, ctx: &RequestCtx, org: &OrgId, number: i64, begin: &str) -> sqlx::Result<TenantTx> {
         let names = &self.0.names;
         let bucket = Arc::clone(&self.0.buckets[usize::from(names.bucket_of(number))]);
         let sql = format!(
@@ -51,18 +73,24 @@ impl Db {
             Names::schema(number)
         );
         // A connection that idled may have been closed by the server: then, once, a fresh one.
-        for last in [false, true] {
+        let mut last = false;
+        loop {
             let (mut conn, permit) = bucket.acquire(number).await?;
             match conn.pg.execute(sqlx::raw_sql(AssertSqlSafe(sql.clone()))).await {
                 Ok(_) => {
-                    let (held, idempotency) = (Some((conn, permit)), ctx.idempotency.clone());
-                    return Ok(TenantTx { held, bucket, db: self.clone(), number, idempotency });
+                    return Ok(TenantTx {
+                        held: Some((conn, permit)),
+                        bucket,
+                        db: self.clone(),
+                        org: org.clone(),
+                        number,
+                        idempotency: ctx.idempotency.clone(),
+                    });
                 }
-                Err(sqlx::Error::Io(_)) if !last => {}
-                Err(error) => return Err(errors::from_sqlx(error)),
+                Err(sqlx::Error::Io(_)) if !last => last = true,
+                Err(error) => return Err(error),
             }
         }
-        Err(Error::unavailable())
     }
 }
 
@@ -94,9 +122,15 @@ impl Drop for TenantTx {
         let bucket = Arc::clone(&self.bucket);
         // Outside of a runtime the connection is dropped, which closes it: as safe, only slower.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        let (db, org, number) = (self.db.clone(), self.org.clone(), self.number);
         runtime.spawn(async move {
-            let rollback = tokio::time::timeout(Duration::from_secs(2), conn.pg.execute("ROLLBACK")).await;
-            if matches!(rollback, Ok(Ok(_))) {
+            // Something went wrong, perhaps because the schema was replaced by a restored one: then the next one looks anew.
+            let sql = format!("ROLLBACK; SELECT to_regnamespace('{}') IS NOT NULL", Names::schema(number));
+            let rollback = conn.pg.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql)));
+            if let Ok(Ok(row)) = tokio::time::timeout(Duration::from_secs(2), rollback).await {
+                if !row.try_get::<bool, _>(0).unwrap_or(true) {
+                    db.0.directory.forget(&org);
+                }
                 bucket.give_back(conn);
             }
             drop(permit);

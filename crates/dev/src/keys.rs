@@ -18,6 +18,12 @@ pub struct Keys {
     pub operator: String,
     /// Wraps data keys.
     pub master: String,
+    /// Those that may have wrapped some.
+    #[serde(default)]
+    pub former_masters: Vec<String>,
+    /// Signs receipts of purges.
+    #[serde(default = "new_key")]
+    pub receipt: String,
     /// Database logins derive from it.
     pub login_secret: String,
     /// Runner tokens derive from it.
@@ -30,6 +36,11 @@ pub struct Keys {
     pub app_private: String,
     /// Its public half, PEM.
     pub app_public: String,
+}
+
+/// Also for a sandbox of before there were receipts.
+fn new_key() -> String {
+    token::generate_key().0.expose().to_owned()
 }
 
 /// The five services.
@@ -48,6 +59,8 @@ impl Keys {
             tokens: tokens.collect(),
             operator: key::generate(KeyKind::Operator).expose().to_owned(),
             master: token::generate_key().0.expose().to_owned(),
+            former_masters: Vec::new(),
+            receipt: new_key(),
             login_secret: secret(),
             runner_secret: secret(),
             webhook_secret: secret(),

@@ -8,6 +8,7 @@ pub mod keys;
 pub mod settings;
 pub mod split;
 pub mod stack;
+pub mod tenants;
 pub mod test_processes;
 pub mod test_stack;
 pub mod up;

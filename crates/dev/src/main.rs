@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nitejar_dev::{bench, demo, fakes, up};
+use nitejar_dev::{bench, demo, fakes, tenants, up};
 
 /// The whole stack on one machine.
 #[derive(Debug, Parser)]
@@ -21,6 +21,8 @@ enum Command {
     Demo(demo::Args),
     /// Runs the fake GitHub and the mailbox for a stack that runs elsewhere, such as in containers.
     Fakes(fakes::Args),
+    /// Takes one organization into a folder, or puts it back.
+    Tenants(tenants::Args),
     /// Measures, and prints ratios to a baseline of the same run.
     Bench(bench::Args),
     /// What `bench gateway` compares with.
@@ -42,6 +44,7 @@ fn main() -> ExitCode {
             Command::Demo(args) => Box::pin(demo::run(args)).await,
             Command::Fakes(args) => fakes::run(args).await,
             Command::Bench(args) => Box::pin(bench::run(args)).await,
+            Command::Tenants(args) => Box::pin(tenants::run(args)).await,
             Command::Peer(args) => bench::peer::run(args).await,
             Command::Openapi => openapi(),
         }

@@ -67,13 +67,15 @@ impl Places {
         })
     }
 
-    /// The same place, with another gateway.
-    pub fn with_another_gateway(&self) -> Result<Self> {
+    /// The same place, with others of these services.
+    pub fn with_other(&self, services: &[&'static str]) -> Result<Self> {
         let (sprites, runner) = (&self.sprites, &self.runner);
         let other = Self::new((Ipv4Addr::LOCALHOST, 0).into(), sprites, runner, BTreeMap::new())?;
         let mut places = self.clone();
-        places.main.insert("gateway", other.main["gateway"]);
-        places.probes.insert("gateway", other.probes["gateway"]);
+        for name in services {
+            places.main.insert(name, other.main[name]);
+            places.probes.insert(name, other.probes[name]);
+        }
         Ok(places)
     }
 
@@ -176,6 +178,9 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
                 config["session"] = json!({ "rotate_seconds": tweaks.rotate_seconds });
                 config["master_key"] = keys.master.clone().into();
+                config["former_master_keys"] = json!(keys.former_masters);
+                config["secret_scanning_url"] = format!("http://{}", places.github).into();
+                config["receipt_key"] = keys.receipt.clone().into();
                 config["operators"] = json!({ "sandbox": hex::encode(key::sha256(&keys.operator)) });
             }
             "sprites" => {

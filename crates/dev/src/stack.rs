@@ -95,9 +95,20 @@ impl Stack {
 
     /// Starts one more gateway; answers where it is.
     pub async fn another_gateway(&mut self, keys: &Keys, tweaks: &Tweaks) -> Result<Places> {
-        let places = self.places.with_another_gateway()?;
+        let places = self.places.with_other(&["gateway"])?;
         let configs = settings::configs(keys, &places, tweaks)?;
         let clock = nitejar_common::clock::system();
+        self.front.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
+        wait_ready(&places).await?;
+        Ok(places)
+    }
+
+    /// Starts one more tenancy, with these keys, and a gateway that asks it; answers where they are.
+    pub async fn another_tenancy(&mut self, keys: &Keys, tweaks: &Tweaks) -> Result<Places> {
+        let places = self.places.with_other(&["gateway", "tenancy"])?;
+        let configs = settings::configs(keys, &places, tweaks)?;
+        let clock = nitejar_common::clock::system();
+        self.behind.run(nitejar_tenancy::bind(typed("tenancy", &configs)?, clock.clone()).await)?;
         self.front.run(nitejar_gateway::bind(typed("gateway", &configs)?, clock).await)?;
         wait_ready(&places).await?;
         Ok(places)

@@ -75,7 +75,13 @@ impl TestStack {
 
     /// With these settings.
     pub async fn start_with(tweaks: Tweaks) -> Result<Self> {
-        let (keys, places, databases, dir) = ground().await?;
+        Self::start_changed(tweaks, |_| {}).await
+    }
+
+    /// With these settings, and keys that differ.
+    pub async fn start_changed(tweaks: Tweaks, change: impl FnOnce(&mut Keys)) -> Result<Self> {
+        let (mut keys, places, databases, dir) = ground().await?;
+        change(&mut keys);
         let github = stack::start_github(&keys, &places, None).await?;
         let mailbox = Mailbox::start(places.smtp, places.mailbox).await?;
         let stack = Stack::start(&keys, places.clone(), &tweaks, clock::system()).await?;
@@ -112,6 +118,12 @@ impl TestStack {
     pub async fn another_gateway_with(&mut self, tweaks: &Tweaks) -> Result<String> {
         let stack = self.stack.as_mut().context("stopped")?;
         Ok(stack.another_gateway(&self.keys, tweaks).await?.gateway_url())
+    }
+
+    /// Starts one more tenancy with these keys, and a gateway before it; answers its `http://…`.
+    pub async fn another_tenancy(&mut self, keys: &Keys) -> Result<String> {
+        let stack = self.stack.as_mut().context("stopped")?;
+        Ok(stack.another_tenancy(keys, &test_tweaks()).await?.gateway_url())
     }
 
     /// The fake GitHub's client.

@@ -28,6 +28,8 @@ pub const CATALOGUE: &[(&str, Role)] = &[
     ("jobs.cancel", Member),
     ("org.write", Admin),
     ("members.write", Admin),
+    ("roles.read", Viewer),
+    ("roles.write", Admin),
     ("keys.read", Admin),
     ("keys.write", Admin),
     ("secrets.read", Admin),
@@ -35,6 +37,10 @@ pub const CATALOGUE: &[(&str, Role)] = &[
     ("agents.write", Admin),
     ("integrations.write", Admin),
     ("audit.read", Admin),
+    ("org.rename", Owner),
+    ("org.delete", Owner),
+    ("org.transfer", Owner),
+    ("org.export", Owner),
     ("billing.read", Owner),
 ];
 

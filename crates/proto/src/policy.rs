@@ -50,6 +50,10 @@ pub struct MethodPolicy {
     pub metered: bool,
     /// May be repeated without a further effect.
     pub idempotent: bool,
+    /// A mutation that works also while the organization is suspended.
+    pub while_suspended: bool,
+    /// A browser must have signed in a moment ago.
+    pub fresh_sign_in: bool,
     /// HTTP route; none for INTERNAL.
     pub http: Option<HttpBinding>,
 }
@@ -132,6 +136,8 @@ fn read_method(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Metho
         audit: text("audit"),
         metered: flag("metered"),
         idempotent: flag("idempotent"),
+        while_suspended: flag("while_suspended"),
+        fresh_sign_in: flag("fresh_sign_in"),
         http: read_http(pool, &options)?,
     })
 }
@@ -173,6 +179,14 @@ fn check(p: &MethodPolicy, method: &MethodDescriptor, problems: &mut Vec<String>
     let unknown = p.permission.as_deref().is_some_and(|name| !crate::permission::is_known(name));
     refuse(unknown, "its permission is not in crates/proto/src/permission.rs");
     refuse(p.metered && !tenant, "only TENANT scope is metered");
+    refuse(
+        p.fresh_sign_in && !matches!(p.scope, Scope::Tenant | Scope::User),
+        "fresh_sign_in is for what people do",
+    );
+    refuse(
+        p.while_suspended && (!tenant || p.audit.is_none()),
+        "while_suspended is for TENANT mutations: reads work anyway",
+    );
     refuse(internal && p.http.is_some(), "INTERNAL scope has no HTTP route");
     refuse(!internal && p.http.is_none(), "every scope but INTERNAL needs google.api.http");
     refuse(
@@ -220,6 +234,9 @@ fn check_fields(
         if (field.is_list() || field.is_map()) && rules.max_items == 0 {
             problems.push(format!("{name} has no bound: give rules with max_items"));
         }
+        if field.is_map() && (rules.key_pattern.is_empty() || rules.max_len == 0) {
+            problems.push(format!("{name} is not bounded: give rules with key_pattern and max_len"));
+        }
         if !matches!(rules.from.as_str(), "" | "address" | "user_agent") && !rules.from.starts_with("cookie/")
         {
             problems.push(format!("{name}: from is not cookie/NAME, address or user_agent"));
@@ -259,6 +276,8 @@ pub struct FieldRules {
     pub from: String,
     /// Leaves as a cookie: `NAME/SECONDS`; empty: in the body.
     pub to_cookie: String,
+    /// Regular expression for the names of a map's entries; empty: none.
+    pub key_pattern: String,
 }
 
 /// Reads `(nitejar.policy.v1.rules)` of a field.
@@ -288,5 +307,6 @@ pub fn field_rules(field: &prost_reflect::FieldDescriptor) -> FieldRules {
         sensitive: get("sensitive").and_then(|v| v.as_bool()).unwrap_or(false),
         from: string(rules, "from"),
         to_cookie: string(rules, "to_cookie"),
+        key_pattern: string(rules, "key_pattern"),
     }
 }

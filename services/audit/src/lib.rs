@@ -1,5 +1,6 @@
 //! The audit service. See `README.md`.
 
+pub mod adoption;
 pub mod config;
 pub mod domain;
 mod handlers;
@@ -11,12 +12,13 @@ use nitejar_common::error::Result;
 use nitejar_common::grpc::server::AuthLayer;
 use nitejar_common::id::OrgId;
 use nitejar_common::token::Verifier;
+use nitejar_db::life::{Life, NothingElse};
 use nitejar_db::{Db, Migration, Schema};
 use nitejar_proto::audit::v1::audit_events_server::AuditEventsServer;
 use nitejar_proto::audit::v1::audit_internal_server::AuditInternalServer;
-use nitejar_proto::common::v1::tenants_server::TenantsServer;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
+use std::sync::Arc;
 use tonic::service::Routes;
 
 pub use config::Config;
@@ -25,11 +27,16 @@ pub use config::Config;
 pub const SCHEMA: Schema = Schema {
     service: "audit",
     control: &[],
-    tenant: &[Migration {
-        version: 1,
-        name: "events",
-        sql: include_str!("../migrations/tenant/0001_events.sql"),
-    }],
+    tenant: &[
+        Migration { version: 1, name: "events", sql: include_str!("../migrations/tenant/0001_events.sql") },
+        Migration {
+            version: 2,
+            name: "chain org",
+            sql: include_str!("../migrations/tenant/0002_chain_org.sql"),
+        },
+    ],
+    shared: &[],
+    private: &[("chain_head", "org_id")],
 };
 
 /// What the handlers share.
@@ -52,8 +59,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     db.provision(&platform()).await?;
     let service = Service { db: db.clone() };
     let routes = Routes::new(AuditEventsServer::new(service.clone()))
-        .add_service(AuditInternalServer::new(service.clone()).max_decoding_message_size(16 << 20))
-        .add_service(TenantsServer::new(service));
+        .add_service(AuditInternalServer::new(service).max_decoding_message_size(16 << 20))
+        .add_service(Life::server(db.clone(), Arc::new(NothingElse)));
     let ready = db.clone();
     let probes = Probes::default().check("database", move || {
         let db = ready.clone();

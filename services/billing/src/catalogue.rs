@@ -63,6 +63,7 @@ impl PlanRow {
             features: self.features.clone(),
             price_cents: self.price_cents,
             currency: self.currency.clone(),
+            seats_limit: self.seats_limit,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The billing service. See `README.md`.
 
+pub mod adoption;
 mod api_calls;
 pub mod catalogue;
 pub mod config;
@@ -15,13 +16,13 @@ use nitejar_common::error::Result;
 use nitejar_common::grpc::server::AuthLayer;
 use nitejar_common::token::{Signer, Verifier};
 use nitejar_db::audit::AuditDelivery;
+use nitejar_db::life::{Life, NothingElse};
 use nitejar_db::outbox::Relay;
-use nitejar_db::{Db, Migration, Schema};
+use nitejar_db::{Db, Migration, Owner, Schema, SharedTable};
 use nitejar_proto::billing::v1::billing_internal_server::BillingInternalServer;
 use nitejar_proto::billing::v1::plans_server::PlansServer;
 use nitejar_proto::billing::v1::subscriptions_server::SubscriptionsServer;
 use nitejar_proto::billing::v1::usage_server::UsageServer;
-use nitejar_proto::common::v1::tenants_server::TenantsServer;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
 use std::sync::Arc;
@@ -33,16 +34,17 @@ pub use quota::{Decisions, Quota};
 /// What this service keeps.
 pub const SCHEMA: Schema = Schema {
     service: "billing",
-    control: &[Migration {
-        version: 1,
-        name: "plans",
-        sql: include_str!("../migrations/control/0001_plans.sql"),
-    }],
+    control: &[
+        Migration { version: 1, name: "plans", sql: include_str!("../migrations/control/0001_plans.sql") },
+        Migration { version: 2, name: "seats", sql: include_str!("../migrations/control/0002_seats.sql") },
+    ],
     tenant: &[Migration {
         version: 1,
         name: "usage",
         sql: include_str!("../migrations/tenant/0001_usage.sql"),
     }],
+    shared: &[SharedTable { table: "expiry_due", owner: Owner::Number }],
+    private: &[],
 };
 
 /// What the handlers share.
@@ -70,8 +72,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let routes = Routes::new(PlansServer::new(service.clone()))
         .add_service(SubscriptionsServer::new(service.clone()))
         .add_service(UsageServer::new(service.clone()))
-        .add_service(BillingInternalServer::new(service.clone()))
-        .add_service(TenantsServer::new(service));
+        .add_service(BillingInternalServer::new(service))
+        .add_service(Life::server(db.clone(), Arc::new(NothingElse)));
     let ready = db.clone();
     let probes = Probes::default().check("database", move || {
         let db = ready.clone();

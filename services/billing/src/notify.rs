@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use nitejar_common::RequestCtx;
-use nitejar_common::error::Result;
+use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::client::Upstream;
 use nitejar_db::outbox::{Deliver, Delivery, Failure, OutboxMessage};
 use nitejar_proto::sprites::v1::QuotaChangedRequest;
@@ -25,8 +25,12 @@ impl QuotaChanged {
 
     async fn send(&self, ctx: &RequestCtx) -> Result<()> {
         let request = self.0.request(ctx, QuotaChangedRequest {})?;
-        SpritesInternalClient::new(self.0.channel()).quota_changed(request).await?;
-        Ok(())
+        let told = SpritesInternalClient::new(self.0.channel()).quota_changed(request).await;
+        match told.map_err(Error::from) {
+            // Purged there: nothing waits for it any more.
+            Err(error) if error.code() == Code::NotFound => Ok(()),
+            told => told.map(drop),
+        }
     }
 }
 

@@ -67,7 +67,7 @@ pub(crate) async fn admit(
     let known = presented.filter(|_| caller.actor.kind != ActorKind::Anonymous);
     if let Some((_, credential)) = known {
         let same = caller.session.as_ref().map_or(credential, |session| &session.lasting);
-        gateway.limits.take_known(same, &ctx, &mut told.left)?;
+        gateway.limits.take_known(same, caller.a_minute, &ctx, &mut told.left)?;
         if caller.rotate {
             told.secret = Box::pin(authn::rotate(gateway, asked.request_id, credential)).await;
         }
@@ -116,8 +116,23 @@ async fn who_where_may(
             return Err(Error::new(Code::Unauthenticated, "Send a key as Authorization: Bearer …."));
         }
     };
-    let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id).inspect_err(|error| {
-        gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
-    })?;
+    if let Asker::New(address) = asker {
+        from_there(&caller, address).inspect_err(|error| {
+            gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
+        })?;
+    }
+    let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id, gateway.clock.now())
+        .inspect_err(|error| {
+            gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
+        })?;
     Ok((ctx, caller))
+}
+
+/// A key that is bound to networks is good there only.
+fn from_there(caller: &Caller, address: IpAddr) -> Result<()> {
+    let address = address.to_canonical();
+    if caller.networks.is_empty() || caller.networks.iter().any(|net| net.contains(&address)) {
+        return Ok(());
+    }
+    Err(Error::new(Code::AddressNotAllowed, format!("This key may not be used from {address}.")))
 }

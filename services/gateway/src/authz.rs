@@ -1,7 +1,8 @@
 //! Where, and whether they may. Another's organization and one that does not exist look the same.
 
+use chrono::{DateTime, Utc};
 use nitejar_common::RequestCtx;
-use nitejar_common::ctx::ActorKind;
+use nitejar_common::ctx::{ActorKind, OrgState, SignIn};
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::server::may_call;
 use nitejar_common::id::OrgId;
@@ -15,6 +16,7 @@ pub(crate) fn authorize(
     caller: &Caller,
     org: Option<&str>,
     request_id: &str,
+    now: DateTime<Utc>,
 ) -> Result<RequestCtx> {
     let tenant = match policy.scope {
         Scope::Tenant => {
@@ -36,9 +38,12 @@ pub(crate) fn authorize(
     };
     let ctx = RequestCtx {
         tenant,
+        org_state: if policy.scope == Scope::Tenant { caller.org_state } else { OrgState::Active },
         actor: caller.actor.clone(),
         role: caller.role.filter(|_| policy.scope == Scope::Tenant),
+        grants: if policy.scope == Scope::Tenant { caller.grants.clone() } else { Vec::new() },
         scopes: caller.scopes.clone(),
+        sign_in: caller.signed_in_at.map_or(SignIn::Shown, |at| SignIn::of_browser(at, now)),
         request_id: request_id.to_owned(),
         idempotency: None,
     };

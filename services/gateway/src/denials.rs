@@ -22,17 +22,36 @@ use crate::authn::Caller;
 
 /// Waiting refusals; more are dropped, counted.
 const MOST: usize = 1000;
-/// The same refusal of the same actor is written so often a minute; more are counted and dropped.
+/// The same refusal of the same actor is written so often a minute. More are one event, with their number.
 const A_MINUTE: u32 = 5;
+/// Actors and RPCs that are counted at a time.
+const COUNTED: usize = 10_000;
 
-type Recent = HashMap<(String, String), (i64, u32)>;
+/// (actor, RPC) → what happened in that minute.
+type Recent = HashMap<(String, String), Counted>;
+
+/// Refusals of one actor and RPC in one minute.
+struct Counted {
+    minute: i64,
+    seen: u32,
+    /// The last one that was not written by itself.
+    last: Option<AuditEvent>,
+}
+
+impl Counted {
+    /// The event that tells of those that were not written by themselves.
+    fn summary(self) -> Option<AuditEvent> {
+        let mut event = self.last?;
+        event.details.insert("count".into(), (self.seen - A_MINUTE).to_string());
+        Some(event)
+    }
+}
 
 /// Takes refusals in.
 #[derive(Clone)]
 pub(crate) struct Denials {
     to: mpsc::Sender<AuditEvent>,
     clock: SharedClock,
-    /// (actor, RPC) → (minute, how many in it).
     recent: Arc<Mutex<Recent>>,
     dropped: Arc<AtomicU64>,
 }
@@ -44,6 +63,7 @@ pub(crate) struct Recorder {
     audit: Upstream,
     clock: SharedClock,
     dropped: Arc<AtomicU64>,
+    denials: Denials,
 }
 
 impl Denials {
@@ -52,7 +72,8 @@ impl Denials {
         let dropped = Arc::new(AtomicU64::new(0));
         let denials =
             Self { to, clock: clock.clone(), recent: Arc::default(), dropped: Arc::clone(&dropped) };
-        (denials, Recorder { from: Arc::new(AsyncMutex::new(from)), audit, clock, dropped })
+        let from = Arc::new(AsyncMutex::new(from));
+        (denials.clone(), Recorder { from, audit, clock, dropped, denials })
     }
 
     /// Notes that somebody known was refused.
@@ -64,7 +85,7 @@ impl Denials {
         error: &Error,
         request_id: &str,
     ) {
-        if caller.actor.kind == ActorKind::Anonymous || self.too_often(&caller.actor.id, rpc) {
+        if caller.actor.kind == ActorKind::Anonymous {
             return;
         }
         // It belongs where the actor is a member; what they asked for in vain is only named. An organization's key is
@@ -95,24 +116,52 @@ impl Denials {
             details,
             ..AuditEvent::default()
         };
+        let (now_due, over) = self.count(event);
+        for event in now_due.into_iter().chain(over) {
+            self.send(event);
+        }
+    }
+
+    fn send(&self, event: AuditEvent) {
         if self.to.try_send(event).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    fn too_often(&self, actor: &str, rpc: &str) -> bool {
+    /// What is to be written of a refusal: itself, if it is one of the first of its minute, and what was only counted in an
+    /// earlier one.
+    fn count(&self, event: AuditEvent) -> (Option<AuditEvent>, Vec<AuditEvent>) {
         let minute = self.clock.now().timestamp() / 60;
+        let key = (event.actor_id.clone(), event.target_id.clone());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        if recent.len() > 10_000 {
-            recent.retain(|_, (m, _)| *m == minute);
+        let mut over = Vec::new();
+        if recent.len() >= COUNTED || recent.get(&key).is_some_and(|c| c.minute != minute) {
+            over = take_old(&mut recent, minute);
         }
-        let entry = recent.entry((actor.to_owned(), rpc.to_owned())).or_insert((minute, 0));
-        if entry.0 != minute {
-            *entry = (minute, 0);
+        if recent.len() >= COUNTED && !recent.contains_key(&key) {
+            return (Some(event), over);
         }
-        entry.1 += 1;
-        entry.1 > A_MINUTE
+        let counted = recent.entry(key).or_insert(Counted { minute, seen: 0, last: None });
+        counted.seen += 1;
+        if counted.seen <= A_MINUTE {
+            return (Some(event), over);
+        }
+        counted.last = Some(event);
+        (None, over)
     }
+
+    /// Writes what was only counted in minutes that are over.
+    pub(crate) fn settle(&self, all: bool) {
+        let minute = if all { i64::MAX } else { self.clock.now().timestamp() / 60 };
+        let over = take_old(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner), minute);
+        over.into_iter().for_each(|event| self.send(event));
+    }
+}
+
+/// Forgets minutes before this one; answers what is to be written of them.
+fn take_old(recent: &mut Recent, minute: i64) -> Vec<AuditEvent> {
+    let old: Vec<_> = recent.iter().filter(|(_, c)| c.minute < minute).map(|(key, _)| key.clone()).collect();
+    old.iter().filter_map(|key| recent.remove(key)?.summary()).collect()
 }
 
 impl Recorder {
@@ -122,13 +171,17 @@ impl Recorder {
         loop {
             let mut batch = Vec::new();
             tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(10)) => {
+                    self.denials.settle(false);
+                    continue;
+                }
                 () = stop.cancelled() => {
+                    self.denials.settle(true);
                     while let Ok(event) = from.try_recv() {
                         batch.push(event);
                     }
-                    batch.truncate(500);
-                    if !batch.is_empty() {
-                        self.send(&batch).await?;
+                    for part in batch.chunks(500) {
+                        self.send(part).await?;
                     }
                     return Ok(());
                 }

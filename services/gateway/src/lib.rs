@@ -85,6 +85,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let router = web::routes(Router::new())
         .route("/openapi.json", get(openapi::serve))
         .route("/webhooks/github", post(webhooks::github::receive))
+        .route("/webhooks/github/secret-scanning", post(webhooks::secret_scanning::receive))
         .fallback(service::handle)
         .method_not_allowed_fallback(service::wrong_method)
         .with_state(Arc::clone(&gateway));

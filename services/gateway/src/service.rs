@@ -14,6 +14,7 @@ use nitejar_common::clock::SharedClock;
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::trace;
 use nitejar_common::id::RequestId;
+use nitejar_proto::common::v1::RawBody;
 use nitejar_proto::policy::Scope;
 use opentelemetry::KeyValue;
 use opentelemetry::metrics::Histogram;
@@ -254,6 +255,15 @@ fn header_text<'a>(headers: &'a HeaderMap, name: &header::HeaderName) -> Option<
     headers.get(name).and_then(|v| v.to_str().ok())
 }
 
+/// An answer that leaves as it is.
+fn raw(answer: bytes::Bytes, request_id: &str) -> Result<Response> {
+    let answer = RawBody::decode(answer)?;
+    let mut response = Response::new(Body::from(answer.content));
+    let kind = HeaderValue::from_str(&answer.content_type)?;
+    response.headers_mut().insert(header::CONTENT_TYPE, kind);
+    Ok(problem::finish(response, request_id))
+}
+
 async fn send(
     gateway: &Gateway,
     route: &Route,
@@ -268,6 +278,9 @@ async fn send(
     let mut answer = answer.into_inner();
     if let Some(list) = list {
         answer = list.sign(route, answer);
+    }
+    if route.raw {
+        return raw(answer, &ctx.request_id);
     }
     let etag = route.etag.and_then(|number| plan::text_field(&answer, number)).map(|t| format!("\"{t}\""));
     let mut cookie_values = route

@@ -1,11 +1,13 @@
 //! The sprites service. See `README.md`.
 
+pub mod adoption;
 pub mod config;
 mod delivery;
 mod dispatch;
 pub mod domain;
 mod endings;
 mod github;
+mod halt;
 mod handlers;
 pub mod provider;
 mod reaper;
@@ -22,9 +24,9 @@ use nitejar_common::grpc::client::Upstream;
 use nitejar_common::grpc::server::AuthLayer;
 use nitejar_common::token::{Signer, Verifier};
 use nitejar_db::audit::AuditDelivery;
+use nitejar_db::life::Life;
 use nitejar_db::outbox::Relay;
-use nitejar_db::{Db, Migration, Schema};
-use nitejar_proto::common::v1::tenants_server::TenantsServer;
+use nitejar_db::{Db, Migration, Owner, Schema, SharedTable};
 use nitejar_proto::sprites::v1 as pb;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
@@ -55,6 +57,14 @@ pub const SCHEMA: Schema = Schema {
         name: "work",
         sql: include_str!("../migrations/tenant/0001_work.sql"),
     }],
+    shared: &[
+        SharedTable { table: "job_pointers", owner: Owner::Number },
+        SharedTable { table: "sprites", owner: Owner::Number },
+        SharedTable { table: "agent_claims", owner: Owner::Number },
+        SharedTable { table: "github_installations", owner: Owner::Number },
+        SharedTable { table: "github_states", owner: Owner::Org },
+    ],
+    private: &[],
 };
 
 /// What handlers and loops share.
@@ -131,7 +141,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
             pb::sprites_internal_server::SpritesInternalServer::new(service.clone())
                 .max_decoding_message_size(27 << 20),
         )
-        .add_service(TenantsServer::new(service.clone()));
+        .add_service(Life::server(db.clone(), Arc::new(service.clone())));
     let ready = db.clone();
     let probes = Probes::default().check("database", move || {
         let db = ready.clone();

@@ -89,6 +89,7 @@ impl Service {
                 *used.entry(row.tenant_number).or_default() += 1;
             }
             match row.phase.as_str() {
+                "starting" | "running" if row.suspended => steps.push((row, "halt")),
                 "running" if !running.contains(&row.id) || mute(&row) => steps.push((row, "lost")),
                 "running" if row.leased + row.queued > 0 && !(row.paused && row.leased == 0) => {
                     busy.push(row.id.clone())
@@ -99,7 +100,9 @@ impl Service {
                 "starting" => steps.push((row, "start")),
                 "stopping" => steps.push((row, "stop")),
                 "destroying" => steps.push((row, "destroy")),
-                "stopped" if row.ready > 0 && !row.paused && row.next_try_at <= now => waiting.push(row),
+                "stopped" if row.ready > 0 && !row.paused && !row.suspended && row.next_try_at <= now => {
+                    waiting.push(row)
+                }
                 _ => {}
             }
         }
@@ -166,6 +169,14 @@ impl Service {
                 self.wake.ring([row.agent_id.as_str()]);
                 self.provider.stop(&row.id).await?;
                 self.reach(&row, "stopped", "stopped", "idle").await
+            }
+            "halt" => {
+                if !self.write_phase(&row, "stopping").await? {
+                    return Ok(());
+                }
+                self.interrupt(&row).await?;
+                self.provider.stop(&row.id).await?;
+                self.reach(&row, "stopped", "stopped", "the organization is suspended").await
             }
             "lost" => {
                 // Its jobs can't end any more: they are taken back now rather than when their lease ends.

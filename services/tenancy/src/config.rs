@@ -11,6 +11,7 @@ use nitejar_runtime::config::{
 use serde::{Deserialize, Serialize};
 
 use crate::domain::envelope::MasterKey;
+use crate::domain::receipt::{ReceiptKey, public_key};
 
 /// The master key of examples and laptops. With it, nothing starts but a sandbox.
 pub const SAMPLE_MASTER_KEY: &str = "c2FtcGxlIG1hc3RlciBrZXksIGZvciBzYW5kYm94ZXM=";
@@ -41,6 +42,17 @@ pub struct Config {
     pub session: SessionConfig,
     /// Wraps the organizations' data keys: base64 of 32 bytes.
     pub master_key: Secret,
+    /// Master keys that are not the newest. First a new one is added here in every replica, then it changes places with
+    /// `master_key`, then, once `GET /v1/operator/master-key-rotation` says that nothing remains, the old one goes.
+    pub former_master_keys: Vec<Secret>,
+    /// Signs the receipts of purges: base64 of 32 bytes.
+    pub receipt_key: Secret,
+    /// Public keys that signed receipts before, base64: they are still shown to whoever checks one.
+    pub former_receipt_keys: Vec<String>,
+    /// How organizations are deleted.
+    pub deletion: DeletionConfig,
+    /// GitHub's API, whose reports of leaked keys are believed; empty: none are.
+    pub secret_scanning_url: String,
     /// Operators: name → SHA-256 of their `njo_…` key, in hex.
     pub operators: BTreeMap<String, String>,
 }
@@ -67,6 +79,36 @@ impl Default for MailConfig {
             password: Secret::default(),
             from: "Nitejar <no-reply@localhost.localdomain>".into(),
         }
+    }
+}
+
+/// How organizations are deleted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DeletionConfig {
+    /// For so many days a deletion can be taken back. 1 to 365.
+    pub recovery_days: u32,
+    /// So many days after a purge the last backup with anything of it is gone: what your backups' retention is. 0 to 3,650.
+    pub backup_days: u32,
+}
+
+impl Default for DeletionConfig {
+    fn default() -> Self {
+        Self { recovery_days: 30, backup_days: 35 }
+    }
+}
+
+/// The same as times.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeletionTimes {
+    pub(crate) recovery: Duration,
+    pub(crate) backups: Duration,
+}
+
+impl DeletionConfig {
+    pub(crate) fn times(&self) -> DeletionTimes {
+        let (recovery, backups) = (self.recovery_days.into(), self.backup_days.into());
+        DeletionTimes { recovery: Duration::days(recovery), backups: Duration::days(backups) }
     }
 }
 
@@ -120,6 +162,11 @@ impl Default for Config {
             mail: MailConfig::default(),
             session: SessionConfig::default(),
             master_key: Secret::default(),
+            former_master_keys: Vec::new(),
+            receipt_key: Secret::default(),
+            former_receipt_keys: Vec::new(),
+            deletion: DeletionConfig::default(),
+            secret_scanning_url: "https://api.github.com".into(),
             operators: BTreeMap::new(),
         }
     }
@@ -137,12 +184,24 @@ impl Validate for Config {
             "master_key",
             "must be the base64 of 32 bytes",
         );
+        let former = self.former_master_keys.iter().all(|key| MasterKey::parse(key).is_some());
+        problems.check(former, "former_master_keys", "must each be the base64 of 32 bytes");
         let sample = self.master_key == Secret::new(SAMPLE_MASTER_KEY);
         problems.check(
             self.sandbox || !sample,
             "master_key",
             "must not be the sample key, unless sandbox = true",
         );
+        problems.check(
+            ReceiptKey::parse(&self.receipt_key).is_some(),
+            "receipt_key",
+            "must be the base64 of 32 bytes",
+        );
+        let public = self.former_receipt_keys.iter().all(|key| public_key(key).is_some());
+        problems.check(public, "former_receipt_keys", "must be public keys: the base64 of 32 bytes");
+        let d = &self.deletion;
+        problems.check((1..=365).contains(&d.recovery_days), "deletion.recovery_days", "must be 1 to 365");
+        problems.check(d.backup_days <= 3_650, "deletion.backup_days", "must be 0 to 3650");
         let hashes =
             self.operators.values().all(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));
         let public = ["http://", "https://"].iter().any(|scheme| self.public_url.starts_with(scheme));

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nitejar_common::RequestCtx;
-use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::client::Upstream;
 use nitejar_common::id::OrgId;
 use nitejar_common::permission::Role;
@@ -12,28 +12,17 @@ use nitejar_proto::common::v1::tenants_client::TenantsClient;
 use tokio_util::sync::CancellationToken;
 
 use crate::Service;
-use crate::domain::settings;
+use crate::domain::{settings, slug};
 use crate::store::members::MemberRow;
 use crate::store::orgs::OrgsRow;
 use crate::store::{org, orgs, users};
-
-/// Slugs that would be taken for something of ours.
-const RESERVED: &[&str] = &[
-    "admin", "api", "app", "docs", "login", "nitejar", "operator", "platform", "settings", "support", "www",
-];
 
 impl Service {
     /// Creates an organization up to its activation, or goes on creating it when the same person asks again.
     pub(crate) async fn create_org(&self, ctx: &RequestCtx, slug: &str, name: &str) -> Result<OrgsRow> {
         let user = ctx.require_user()?;
         settings::check_name(name)?;
-        if RESERVED.contains(&slug) {
-            return Err(Error::new(
-                Code::AlreadyExists,
-                format!("The slug {slug} is reserved. Choose another one."),
-            )
-            .violation("/slug", "must not be reserved"));
-        }
+        slug::check(slug)?;
         let wish = OrgsRow {
             id: OrgId::new(&*self.clock).to_string(),
             slug: slug.to_owned(),
@@ -42,18 +31,16 @@ impl Service {
             state: "provisioning".into(),
             created_at: self.clock.now(),
             asked_with: ctx.idempotency.as_ref().map(|i| [i.id, i.request].concat()),
+            ..OrgsRow::default()
         };
         let row = orgs::reserve(&mut *self.db.control_once().await?, &wish).await?;
+        let row = row.ok_or_else(|| slug::is_taken(slug))?;
         // A creation that was finished for a caller who did not hear of it: the same request comes again.
         let young = row.created_at > self.clock.now() - nitejar_common::idempotency::KEPT;
         let again = young && wish.asked_with.is_some() && row.asked_with == wish.asked_with;
         let ours = row.created_by == user && (row.state == "provisioning" || again);
         if row.id != wish.id && !ours {
-            return Err(Error::new(
-                Code::AlreadyExists,
-                format!("The slug {slug} is taken. Choose another one."),
-            )
-            .violation("/slug", "must be free"));
+            return Err(slug::is_taken(wish.slug.as_str()));
         }
         self.advance_creation(ctx, &row).await?;
         Ok(row)
@@ -91,7 +78,12 @@ impl Service {
     async fn found(&self, ctx: &RequestCtx, row: &OrgsRow, owner: &MemberRow) -> Result<()> {
         let (_, data_key) = self.master.new_data_key(ctx.tenant()?)?;
         let mut tx = self.db.tenant(ctx).await?;
-        if org::found(tx.conn(), &org::Founding { name: &row.name, owner, data_key: &data_key }).await? {
+        if org::found(
+            tx.conn(),
+            &org::Founding { name: &row.name, owner, data_key: &data_key, master: &self.master.id() },
+        )
+        .await?
+        {
             let details = [("slug", row.slug.clone()), ("name", row.name.clone())];
             let target = ("org", row.id.as_str());
             nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, "org.created", target, &details).await?;

@@ -1,11 +1,20 @@
 //! The tenancy service. See `README.md`.
 
+mod account;
+pub mod adoption;
 mod changes;
 pub mod config;
 mod creation;
 pub mod domain;
+mod entitlements;
+mod exporting;
 mod handlers;
+mod inviting;
+mod leaks;
+mod lives;
 mod mail;
+mod notices;
+mod rewrap;
 pub mod store;
 
 use std::collections::BTreeMap;
@@ -19,17 +28,19 @@ use nitejar_common::grpc::server::AuthLayer;
 use nitejar_common::token::{Signer, Verifier};
 use nitejar_db::audit::AuditDelivery;
 use nitejar_db::outbox::Relay;
-use nitejar_db::{Db, Migration, Schema};
+use nitejar_db::{Db, Migration, Owner, Schema, SharedTable};
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::CredentialChange;
 use nitejar_runtime::probes::Probes;
 use nitejar_runtime::service::{Bound, Listeners};
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-use config::SessionTimes;
-use domain::envelope::MasterKey;
+use config::{DeletionTimes, SessionTimes};
+use domain::envelope::{MasterKey, MasterKeys};
+use domain::receipt::{ReceiptKey, public_key};
+use leaks::GithubKeys;
 use mail::{MailDelivery, Smtp};
 
 pub use config::Config;
@@ -60,12 +71,67 @@ pub const SCHEMA: Schema = Schema {
             name: "key makers",
             sql: include_str!("../migrations/control/0006_key_makers.sql"),
         },
+        Migration { version: 7, name: "lives", sql: include_str!("../migrations/control/0007_lives.sql") },
+        Migration { version: 8, name: "roles", sql: include_str!("../migrations/control/0008_roles.sql") },
+        Migration {
+            version: 9,
+            name: "deleted people",
+            sql: include_str!("../migrations/control/0009_deleted_people.sql"),
+        },
+        Migration {
+            version: 10,
+            name: "key limits",
+            sql: include_str!("../migrations/control/0010_key_limits.sql"),
+        },
+        Migration {
+            version: 11,
+            name: "master keys",
+            sql: include_str!("../migrations/control/0011_master_keys.sql"),
+        },
+        Migration {
+            version: 12,
+            name: "exports",
+            sql: include_str!("../migrations/control/0012_exports.sql"),
+        },
     ],
-    tenant: &[Migration {
-        version: 1,
-        name: "organization",
-        sql: include_str!("../migrations/tenant/0001_organization.sql"),
-    }],
+    tenant: &[
+        Migration {
+            version: 1,
+            name: "organization",
+            sql: include_str!("../migrations/tenant/0001_organization.sql"),
+        },
+        Migration {
+            version: 2,
+            name: "metadata",
+            sql: include_str!("../migrations/tenant/0002_metadata.sql"),
+        },
+        Migration { version: 3, name: "roles", sql: include_str!("../migrations/tenant/0003_roles.sql") },
+        Migration { version: 4, name: "people", sql: include_str!("../migrations/tenant/0004_people.sql") },
+        Migration {
+            version: 5,
+            name: "key limits",
+            sql: include_str!("../migrations/tenant/0005_key_limits.sql"),
+        },
+        Migration {
+            version: 6,
+            name: "secret versions",
+            sql: include_str!("../migrations/tenant/0006_secret_versions.sql"),
+        },
+        Migration { version: 7, name: "exports", sql: include_str!("../migrations/tenant/0007_exports.sql") },
+    ],
+    shared: &[
+        SharedTable { table: "memberships", owner: Owner::Org },
+        SharedTable { table: "credentials", owner: Owner::Org },
+        SharedTable { table: "invitation_tokens", owner: Owner::Org },
+        SharedTable { table: "data_keys", owner: Owner::Org },
+        SharedTable { table: "export_pointers", owner: Owner::Org },
+    ],
+    private: &[
+        ("data_keys", "wrapped"),
+        ("secrets", "ciphertext"),
+        ("secret_versions", "ciphertext"),
+        ("invitations", "token_sha256"),
+    ],
 };
 
 /// What the handlers share.
@@ -73,10 +139,10 @@ pub const SCHEMA: Schema = Schema {
 pub(crate) struct Service {
     pub(crate) db: Db,
     pub(crate) clock: SharedClock,
-    pub(crate) master: Arc<MasterKey>,
+    pub(crate) master: Arc<MasterKeys>,
     /// SHA-256 of each operator's key → name.
     pub(crate) operators: Arc<BTreeMap<[u8; 32], String>>,
-    /// Keep tenant data too: sprites, billing, audit.
+    /// Keep tenant data too: sprites, billing, and last audit, which hears of the others' end.
     pub(crate) tenants_of: Arc<[Upstream; 3]>,
     /// What gateways must forget.
     pub(crate) changes: broadcast::Sender<CredentialChange>,
@@ -84,6 +150,22 @@ pub(crate) struct Service {
     pub(crate) public_url: Arc<str>,
     /// How long sessions live.
     pub(crate) session: SessionTimes,
+    /// How organizations are deleted.
+    pub(crate) deletion: DeletionTimes,
+    /// Signs receipts.
+    pub(crate) receipt_key: Arc<ReceiptKey>,
+    /// Its public half first, then former ones: (id, base64).
+    pub(crate) receipt_keys: Arc<[(String, String)]>,
+    /// Where GitHub publishes the keys that it signs reports with; empty: nowhere.
+    pub(crate) secret_scanning_url: Arc<str>,
+    /// Those keys.
+    pub(crate) github_keys: Arc<GithubKeys>,
+    /// To ask for them.
+    pub(crate) http: reqwest::Client,
+    /// An export was asked for.
+    pub(crate) export_asked: Arc<Notify>,
+    /// An organization's life took a turn.
+    pub(crate) lives_changed: Arc<Notify>,
     /// Ends streams when the service drains.
     pub(crate) draining: CancellationToken,
 }
@@ -100,6 +182,12 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let db = Db::open(&config.database, SCHEMA, clock.clone()).await?;
     let master =
         MasterKey::parse(&config.master_key).ok_or_else(|| Error::internal("master_key is not one"))?;
+    let earlier = config.former_master_keys.iter().filter_map(MasterKey::parse).collect();
+    let master = MasterKeys::new(master, earlier);
+    let receipt_key =
+        ReceiptKey::parse(&config.receipt_key).ok_or_else(|| Error::internal("receipt_key is not one"))?;
+    let former = config.former_receipt_keys.iter().filter_map(|key| public_key(key));
+    let receipt_keys = std::iter::once((receipt_key.id(), receipt_key.public())).chain(former);
     let mailer = Arc::new(Smtp::new(&config.mail)?);
     let mut operators = BTreeMap::new();
     for (name, hash) in &config.operators {
@@ -115,12 +203,24 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         changes: changes::source(),
         public_url: config.public_url.trim_end_matches('/').into(),
         session: config.session.times(),
+        deletion: config.deletion.times(),
+        receipt_key: Arc::new(receipt_key),
+        receipt_keys: receipt_keys.collect(),
+        secret_scanning_url: config.secret_scanning_url.trim_end_matches('/').into(),
+        github_keys: Arc::default(),
+        http: nitejar_runtime::http::client(std::time::Duration::from_secs(5))?,
+        export_asked: Arc::default(),
+        lives_changed: Arc::default(),
         draining: CancellationToken::new(),
     };
     let teller = service.clone();
     let routes = Routes::new(pb::users_server::UsersServer::new(service.clone()))
         .add_service(pb::orgs_server::OrgsServer::new(service.clone()))
+        .add_service(pb::org_lives_server::OrgLivesServer::new(service.clone()))
         .add_service(pb::sessions_server::SessionsServer::new(service.clone()))
+        .add_service(pb::exports_server::ExportsServer::new(service.clone()))
+        .add_service(pb::ownership_server::OwnershipServer::new(service.clone()))
+        .add_service(pb::roles_server::RolesServer::new(service.clone()))
         .add_service(pb::members_server::MembersServer::new(service.clone()))
         .add_service(pb::invitations_server::InvitationsServer::new(service.clone()))
         .add_service(pb::keys_server::KeysServer::new(service.clone()))
@@ -137,6 +237,10 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         async move { db.ping().await }
     });
     let rates = service.clone();
+    let lives = service.clone();
+    let notices = service.clone();
+    let rewrap = service.clone();
+    let exports = service.clone();
     Ok(Bound::grpc(
         "tenancy",
         listeners,
@@ -161,6 +265,22 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     .background("outbox", move |stop| {
         let relay = Arc::clone(&relay);
         async move { relay.run(stop).await }
+    })
+    .background("ending keys", move |stop| {
+        let service = notices.clone();
+        async move { service.tell_of_ending_keys(stop).await }
+    })
+    .background("master key", move |stop| {
+        let service = rewrap.clone();
+        async move { service.rewrap_data_keys(stop).await }
+    })
+    .background("exports", move |stop| {
+        let service = exports.clone();
+        async move { service.make_exports(stop).await }
+    })
+    .background("lives", move |stop| {
+        let service = lives.clone();
+        async move { service.follow_lives(stop).await }
     })
     .background("creation", move |stop| {
         let service = service.clone();

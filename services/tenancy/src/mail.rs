@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use lettre::message::{Mailbox, SinglePart};
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::{AsyncSmtpTransport, AsyncTransport as _, Message, Tokio1Executor};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Error, Result};
-use nitejar_db::ControlTx;
 use nitejar_db::outbox::{Deliver, Delivery, Failure, OutboxMessage};
 use serde::{Deserialize, Serialize};
+use sqlx::PgConnection;
 
 use crate::Service;
 use crate::config::MailConfig;
-use crate::domain::envelope::MasterKey;
+use crate::domain::envelope::MasterKeys;
 
 /// The outbox topic.
 pub(crate) const TOPIC: &str = "mail";
@@ -36,14 +37,99 @@ impl Mail {
         );
         Self { to: to.to_owned(), subject: "Sign in to Nitejar".into(), text }
     }
+
+    /// A browser that was not seen before has signed in.
+    pub(crate) fn new_device(to: &str, agent: &str, address: &str, at: DateTime<Utc>) -> Self {
+        // What a browser calls itself is its own word.
+        let agent: String = agent.chars().filter(|c| !c.is_control()).take(200).collect();
+        let when = at.format("%e %B %Y, %H:%M UTC");
+        let text = format!(
+            "A browser that was not seen before signed in to your account.\n\n    {agent}\n    from {address}, {when}\n\n\
+             If that was you, there is nothing to do. If not, sign out everywhere on your account's page, and look at who reads \
+             your mail: the link was sent there.\n"
+        );
+        Self { to: to.to_owned(), subject: "A new device signed in".into(), text }
+    }
+
+    /// Somebody is asked in.
+    pub(crate) fn invitation(to: &str, by: &str, org: &str, role: &str, link: &str) -> Self {
+        let text = format!(
+            "{by} invites you to join {org} on Nitejar, as {role}.\n\nTo accept or decline, sign in with this address and open:\n\n\
+             {link}\n\nIt works for 7 days. If you do not know who that is, do nothing.\n"
+        );
+        Self { to: to.to_owned(), subject: format!("Join {org} on Nitejar"), text }
+    }
+
+    /// A member is offered ownership.
+    pub(crate) fn ownership_offered(to: &str, by: &str, org: &str, until: DateTime<Utc>) -> Self {
+        let day = until.format("%e %B %Y, %H:%M UTC");
+        let text = format!(
+            "{by} offers you the ownership of {org} on Nitejar. If you accept, you can do everything there, its bills and its\n\
+             deletion included, and {by} becomes an admin.\n\nTo accept, sign in and run\n\n    nitejar orgs accept-ownership\n\n\
+             before {day}. If you do not want it, do nothing.\n"
+        );
+        Self { to: to.to_owned(), subject: format!("Ownership of {org} is offered to you"), text }
+    }
+
+    /// A key ends soon.
+    pub(crate) fn key_ends(to: &str, name: &str, id: &str, at: Option<DateTime<Utc>>) -> Self {
+        let day = at.map(|at| at.format("%e %B %Y, %H:%M UTC").to_string()).unwrap_or_default();
+        let text = format!(
+            "The API key {name:?} ({id}) stops working on {day}.\n\nTo go on without a gap, rotate it before then: the old one works \
+             beside the new one for a day.\n"
+        );
+        Self { to: to.to_owned(), subject: format!("An API key ends on {day}"), text }
+    }
+
+    /// A key stands in public.
+    pub(crate) fn key_leaked(to: &str, name: &str, id: &str, url: &str) -> Self {
+        let text = format!(
+            "GitHub found the API key {name:?} ({id}) in public, at\n\n    {url}\n\nIt has been revoked, and opens nothing any more. \
+             Look into the audit log for what was done with it, make a new one, and remove it there: whoever saw it has it.\n"
+        );
+        Self { to: to.to_owned(), subject: "An API key was found in public and revoked".into(), text }
+    }
+
+    /// The last mail to somebody.
+    pub(crate) fn account_deleted(to: &str) -> Self {
+        let text = "Your account at Nitejar has been deleted, with its sessions and keys. Organizations that you left keep what you \
+                    did there, without your name.\n\nIf that was not you, write to support at once.\n";
+        Self { to: to.to_owned(), subject: "Your account has been deleted".into(), text: text.into() }
+    }
+
+    /// An owner hears that all will be deleted.
+    pub(crate) fn deletion_scheduled(to: &str, slug: &str, at: DateTime<Utc>, public_url: &str) -> Self {
+        let day = at.format("%e %B %Y, %H:%M UTC");
+        let text = format!(
+            "The organization {slug} will be deleted on {day}. Its agents do no more work; everything can still be read.\n\n\
+             To keep it, an owner restores it before then:\n\n    nitejar orgs restore   (or POST {public_url}/v1/orgs/…:restore)\n\n\
+             Afterwards nothing of it can be brought back. Every owner gets a signed receipt of what was deleted.\n"
+        );
+        Self { to: to.to_owned(), subject: format!("{slug} will be deleted on {day}"), text }
+    }
+
+    /// A former owner gets the receipt.
+    pub(crate) fn purged(to: &str, slug: &str, org: &str, receipt: &str) -> Self {
+        let text = format!(
+            "Everything of the organization {slug} ({org}) has been deleted. This is the receipt. Keep it in a file:\n\
+             nitejar receipt verify FILE checks it against our public keys (GET /v1/receipt-keys).\n\n{receipt}\n"
+        );
+        Self { to: to.to_owned(), subject: format!("{slug} has been deleted"), text }
+    }
 }
 
-/// Writes a mail with the change that it tells of.
-pub(crate) async fn push(tx: &mut ControlTx, ctx: &RequestCtx, service: &Service, mail: &Mail) -> Result<()> {
+/// Writes a mail with the change that it tells of, into the outbox of the organization or, for what is no organization's, of
+/// `control`.
+pub(crate) async fn push(
+    conn: &mut PgConnection,
+    ctx: &RequestCtx,
+    service: &Service,
+    mail: &Mail,
+) -> Result<()> {
     let sealed = service.master.seal_mail(&serde_json::to_vec(mail)?)?;
     // No order between mails: one that is refused must not hold back the others.
     let key = hex::encode(nitejar_common::rng::bytes::<8>());
-    nitejar_db::outbox::push(tx.conn(), ctx, &*service.clock, TOPIC, &key, &sealed).await
+    nitejar_db::outbox::push(conn, ctx, &*service.clock, TOPIC, &key, &sealed).await
 }
 
 /// How mail leaves. SMTP in production and in tests; the seam is here.
@@ -103,11 +189,11 @@ impl Mailer for Smtp {
 /// Delivers the topic.
 pub(crate) struct MailDelivery {
     mailer: Arc<dyn Mailer>,
-    master: Arc<MasterKey>,
+    master: Arc<MasterKeys>,
 }
 
 impl MailDelivery {
-    pub(crate) fn new(mailer: Arc<dyn Mailer>, master: Arc<MasterKey>) -> Arc<Self> {
+    pub(crate) fn new(mailer: Arc<dyn Mailer>, master: Arc<MasterKeys>) -> Arc<Self> {
         Arc::new(Self { mailer, master })
     }
 }

@@ -9,7 +9,7 @@ use tonic::body::Body;
 use tracing::Instrument as _;
 
 use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
-use crate::ctx::{ActorKind, RequestCtx};
+use crate::ctx::{ActorKind, RequestCtx, SignIn};
 use crate::error::{Code, Error, Result};
 use crate::idempotency::{self, Idempotency};
 use crate::policy::{MethodPolicy, Scope};
@@ -70,6 +70,12 @@ pub fn may_call(policy: &MethodPolicy, ctx: &RequestCtx) -> Result<()> {
             Err(Error::new(Code::PermissionDenied, format!("This is for {who} only.")))
         }
     };
+    if policy.fresh_sign_in && ctx.sign_in == SignIn::Old {
+        return Err(Error::new(
+            Code::SignInAgain,
+            "You signed in a while ago. Sign in again, then repeat this.",
+        ));
+    }
     match policy.scope {
         Scope::Public => Ok(()),
         Scope::User => only(kind == ActorKind::User, "people, not for an organization's keys,"),
@@ -83,7 +89,9 @@ pub fn may_call(policy: &MethodPolicy, ctx: &RequestCtx) -> Result<()> {
             )?;
             ctx.tenant()?;
             let permission = policy.permission.as_deref();
-            ctx.require(permission.ok_or_else(|| Error::internal("a TENANT policy without permission"))?)
+            ctx.require(permission.ok_or_else(|| Error::internal("a TENANT policy without permission"))?)?;
+            let changes = policy.audit.is_some() && !policy.while_suspended;
+            if changes { ctx.org_state.require_active() } else { Ok(()) }
         }
     }
 }
@@ -152,16 +160,19 @@ where
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::ctx::Actor;
+    use crate::ctx::{Actor, OrgState};
     use crate::id::OrgId;
     use crate::permission::Role;
 
     fn ctx(kind: ActorKind, role: Option<Role>, tenant: bool) -> RequestCtx {
         RequestCtx {
             tenant: tenant.then(|| OrgId::new(&SystemClock)),
+            org_state: OrgState::Active,
             actor: Actor { kind, id: "x".into(), name: String::new() },
             role,
+            grants: Vec::new(),
             scopes: None,
+            sign_in: SignIn::Shown,
             request_id: "req_1".into(),
             idempotency: None,
         }
@@ -196,6 +207,65 @@ mod tests {
                         assert_eq!(allowed, expected, "{} {kind:?} {role:?} tenant={tenant}", policy.path);
                     }
                 }
+            }
+        }
+    }
+
+    /// While an organization's life stands still, its owner reads everything and changes only what lessens access or risk.
+    #[test]
+    fn a_suspended_organization_is_read_and_not_changed() {
+        let lessen = [
+            "Members.RemoveMember",
+            "Members.LeaveOrg",
+            "Invitations.RevokeInvitation",
+            "Keys.RevokeKey",
+            "Secrets.DeleteSecret",
+            "Jobs.CancelJob",
+            "Integrations.DeleteIntegration",
+            "Agents.PauseAgent",
+            "Agents.DeleteAgent",
+            "Orgs.DeleteOrg",
+            "Orgs.RestoreOrg",
+            "Ownership.EndOwnershipOffer",
+            "Roles.DeleteRole",
+            "Exports.CreateExport",
+            "Exports.DeleteExport",
+        ];
+        let mut changes = 0;
+        for policy in nitejar_proto::POLICIES.values().filter(|p| p.scope == Scope::Tenant) {
+            for state in [OrgState::Suspended, OrgState::Deleting] {
+                let ctx = RequestCtx { org_state: state, ..ctx(ActorKind::User, Some(Role::Owner), true) };
+                let short = policy.path.rsplit('.').next().unwrap().replace('/', ".");
+                let expected = policy.audit.is_none() || lessen.contains(&short.as_str());
+                assert_eq!(may_call(policy, &ctx).is_ok(), expected, "{short} {state:?}");
+                changes += usize::from(!expected);
+            }
+        }
+        assert!(changes > 20);
+    }
+
+    #[test]
+    fn custom_roles_add_and_scopes_narrow_both() {
+        let mut ctx = ctx(ActorKind::User, Some(Role::Viewer), true);
+        ctx.grants = vec!["audit.read".into(), "no.such".into()];
+        assert!(ctx.may("audit.read") && ctx.may("jobs.read") && !ctx.may("jobs.run") && !ctx.may("no.such"));
+        ctx.scopes = Some(vec!["audit.read".into()]);
+        assert!(ctx.may("audit.read") && !ctx.may("jobs.read"));
+        ctx.role = None;
+        assert!(!ctx.may("audit.read"), "they add to a role; without one there is nothing to add to");
+    }
+
+    #[test]
+    fn what_is_dangerous_needs_a_browser_that_signed_in_a_moment_ago() {
+        let asked: Vec<_> = nitejar_proto::POLICIES.values().filter(|p| p.fresh_sign_in).collect();
+        assert!(asked.len() >= 2);
+        for policy in asked {
+            for (sign_in, good) in [(SignIn::Shown, true), (SignIn::Fresh, true), (SignIn::Old, false)] {
+                let ctx = RequestCtx { sign_in, ..ctx(ActorKind::User, Some(Role::Owner), true) };
+                assert_eq!(
+                    may_call(policy, &ctx).map_err(|e| e.code()),
+                    if good { Ok(()) } else { Err(Code::SignInAgain) }
+                );
             }
         }
     }

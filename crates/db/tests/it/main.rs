@@ -3,8 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod isolation;
+mod migrator;
 mod outbox;
 mod provision;
+mod purge;
 
 use std::sync::Arc;
 
@@ -17,11 +19,13 @@ use nitejar_db::{Db, Migration, Schema};
 pub(crate) const SCHEMA: Schema = Schema {
     service: "dbtest",
     control: &[],
+    shared: &[],
     tenant: &[Migration {
         version: 1,
         name: "notes",
         sql: "CREATE TABLE notes (text text NOT NULL); GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO {role};",
     }],
+    private: &[],
 };
 
 pub(crate) async fn db() -> (Db, TestDatabase) {

@@ -35,10 +35,12 @@ async fn an_unknown_organization_is_not_found() {
 const NEWER: Schema = Schema {
     service: "dbtest",
     control: &[],
+    shared: &[],
     tenant: &[
         SCHEMA.tenant[0],
         Migration { version: 2, name: "more", sql: "ALTER TABLE notes ADD COLUMN more text;" },
     ],
+    private: &[],
 };
 
 #[tokio::test]

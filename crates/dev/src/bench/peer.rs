@@ -154,4 +154,5 @@ agents! {
     resume_agent(ResumeAgentRequest) -> Agent = nothing;
     delete_agent(DeleteAgentRequest) -> DeleteAgentResponse = nothing;
     list_sprites(ListSpritesRequest) -> ListSpritesResponse = nothing;
+    list_secret_agents(ListSecretAgentsRequest) -> ListAgentsResponse = nothing;
 }

@@ -93,7 +93,7 @@ impl Setup {
         split.spawn_all()?;
         let upstream = Peer::start("upstream", None)?;
         let bare = Peer::start("bare", Some(upstream.addr))?;
-        let mut others = places.with_another_gateway()?;
+        let mut others = places.with_other(&["gateway"])?;
         others.main.insert("sprites", upstream.addr);
         let beside = dir.path().join("second");
         std::fs::create_dir_all(&beside)?;

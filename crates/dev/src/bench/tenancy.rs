@@ -23,6 +23,7 @@ use crate::test_stack::{TestStack, person, test_tweaks};
 const SCHEMA: Schema = Schema {
     service: "bench",
     control: &[],
+    shared: &[],
     tenant: &[Migration {
         version: 1,
         name: "bench",
@@ -33,6 +34,7 @@ const SCHEMA: Schema = Schema {
               INSERT INTO counters VALUES ('c', 0);
               GRANT SELECT, INSERT, UPDATE, DELETE ON things, counters TO {role};",
     }],
+    private: &[],
 };
 
 /// Workers; each has a bucket, and so a connection, of its own.

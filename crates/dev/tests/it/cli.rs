@@ -84,7 +84,7 @@ async fn the_command_line_walks_the_story() {
     let org = shell.json(&["orgs", "create", "cli-acme", "--name", "Acme"]).await;
     assert_eq!(shell.code(&["orgs", "create", "cli-acme"]).await, 6, "the slug is taken");
     shell.json(&["orgs", "use", "cli-acme"]).await;
-    assert_eq!(shell.code(&["--org", "nobodys", "members", "list"]).await, 1);
+    assert_eq!(shell.code(&["--org", "nobodys", "members", "list"]).await, 5);
     assert_eq!(shell.code(&["--org", "org_01jd8z4v6pe2rb8m3q5x7t9w1k", "members", "list"]).await, 5);
     shell.json(&["members", "invite", "bob@example.com"]).await;
     assert_eq!(shell.run(&["secrets", "set", "TOKEN"], "s3cr3t\n").await.code, 0);
@@ -141,6 +141,31 @@ async fn the_command_line_walks_the_story() {
     assert_eq!(events[0]["target_id"], made["id"]);
     assert_eq!(shell.code(&["audit", "verify"]).await, 0);
     shell.json(&["agents", "delete", "fixer"]).await;
+
+    // An organization's life, people and roles.
+    shell.json(&["orgs", "rename", "cli-acme-works"]).await;
+    assert_eq!(
+        shell.json(&["--org", "cli-acme", "orgs", "get"]).await["slug"],
+        "cli-acme-works",
+        "by its old slug"
+    );
+    let folder = shell.config.with_extension("export");
+    let exported = shell.json(&["orgs", "export", folder.to_str().unwrap()]).await;
+    assert_eq!(exported["state"], "ready");
+    let members = std::fs::read_to_string(folder.join("tenancy/members.jsonl")).unwrap();
+    assert!(members.lines().count() == 1 && members.contains("ada@example.com"), "{members}");
+    assert_eq!(shell.code(&["orgs", "export", folder.to_str().unwrap()]).await, 1, "the folder is there");
+    let table = shell.run(&["members", "import", "-", "--table"], "email\nguest@example.com\nnobody\n").await;
+    assert!(table.out.contains("invited") && table.out.contains("invalid"), "{}{}", table.out, table.err);
+    let me = shell.json(&["me"]).await;
+    let why = shell.run(&["explain", me["id"].as_str().unwrap(), "Jobs.CancelJob", "--table"], "").await;
+    assert!(why.out.starts_with("They may. It is given by the role owner."), "{}", why.out);
+    assert_eq!(shell.code(&["roles", "create", "Auditors", "audit.read"]).await, 4, "not on the free plan");
+    assert!(shell.json(&["roles", "list"]).await.as_array().unwrap().len() == 4);
+    assert_eq!(shell.code(&["orgs", "delete", "cli-acme"]).await, 6, "not its slug");
+    assert_eq!(shell.json(&["orgs", "delete", "cli-acme-works"]).await["state"], "deleting");
+    assert_eq!(shell.json(&["orgs", "restore"]).await["state"], "active");
+    assert_eq!(shell.code(&["receipt", "get", org]).await, 5);
 
     // The key ends with signing out, here and there.
     let key = key_of(&shell);

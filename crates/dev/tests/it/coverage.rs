@@ -20,6 +20,9 @@ async fn every_mutation_is_audited() {
     let o = &w.owner;
     // What the world itself did not do yet.
     o.patch(&at(""), &json!({ "name": "Renamed" })).await.unwrap();
+    o.patch(&at(&format!("/roles/{}", w.role)), &json!({ "description": "Changed." })).await.unwrap();
+    o.delete(&at(&format!("/roles/{}", w.role))).await.unwrap();
+    o.delete(&at(&format!("/exports/{}", w.export))).await.unwrap();
     let (leaver, _) = join(&operator, o, &w.org, "viewer").await;
     leaver.post(&at(":leave"), &json!({})).await.unwrap();
     o.patch(&at(&format!("/members/{}", w.member_id)), &json!({ "role": "viewer" })).await.unwrap();
@@ -30,7 +33,10 @@ async fn every_mutation_is_audited() {
         "access ends at once"
     );
     o.delete(&at(&format!("/invitations/{}", w.invitation))).await.unwrap();
+    o.patch(&at(&format!("/keys/{}", w.key)), &json!({ "name": "renamed" })).await.unwrap();
+    o.post(&at(&format!("/keys/{}:rotate", w.key)), &json!({})).await.unwrap();
     o.delete(&at(&format!("/keys/{}", w.key))).await.unwrap();
+    crate::leaks::leak(&stack, o, &w.org).await;
     o.patch(&at(&format!("/agents/{}", w.agent)), &json!({ "config": { "command": "sleep 60" } }))
         .await
         .unwrap();
@@ -42,9 +48,13 @@ async fn every_mutation_is_audited() {
     o.post(&at(&format!("/agents/{}:resume", w.agent)), &json!({})).await.unwrap();
     o.delete(&at(&format!("/agents/{}", w.agent))).await.unwrap();
     assert_eq!(finished(o, &w.org, job).await["state"], "cancelled");
+    o.post(&at("/secrets/TOKEN:restore"), &json!({ "version": 1 })).await.unwrap();
+    o.post(&at("/secrets:rotateDataKey"), &json!({})).await.unwrap();
     o.delete(&at("/secrets/TOKEN")).await.unwrap();
     o.delete(&at(&format!("/integrations/{}", w.integration))).await.unwrap();
 
+    crate::lives::turns(&operator, o, &w.org).await;
+    crate::members::deeds(&operator, o, &w.org).await;
     crate::people::come_and_go(&stack).await;
 
     let wanted: BTreeSet<(String, String)> =
@@ -53,9 +63,12 @@ async fn every_mutation_is_audited() {
     let of_platform = |p: &str| {
         let personal = p.starts_with("Sessions.") || p.starts_with("Users.");
         personal
-            || POLICIES
-                .values()
-                .any(|q| short(q) == p && q.scope == Scope::Operator && p != "Subscriptions.SetPlan")
+            || POLICIES.values().any(|q| {
+                short(q) == p
+                    && q.scope == Scope::Operator
+                    && p != "Subscriptions.SetPlan"
+                    && !p.starts_with("OrgLives.")
+            })
     };
     let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
     loop {

@@ -292,6 +292,7 @@ fn given(objects: &[Value], keys: &Keys, variable: &Value) -> String {
     match reference["key"].as_str().unwrap() {
         "signing_key" => keys.tokens["gateway"].0.clone(),
         "master_key" => keys.master.clone(),
+        "receipt_key" => keys.receipt.clone(),
         "database_url" => "postgres://owner:password@db.postgres.svc:5432/nj".into(),
         "github_private_key" => keys.app_private.clone(),
         "operator_key_sha256" => "ab".repeat(32),

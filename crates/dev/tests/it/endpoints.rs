@@ -26,6 +26,8 @@ pub(crate) struct Ids {
     pub(crate) event: String,
     pub(crate) secret: String,
     pub(crate) session: String,
+    pub(crate) role: String,
+    pub(crate) export: String,
 }
 
 impl Ids {
@@ -43,6 +45,8 @@ impl Ids {
             event: w.event.clone(),
             secret: "TOKEN".into(),
             session: id::SessionId::new(&SystemClock).to_string(),
+            role: w.role.clone(),
+            export: w.export.clone(),
         }
     }
 
@@ -50,6 +54,7 @@ impl Ids {
     pub(crate) fn fill(&self, template: &str) -> String {
         template
             .replace("{org_id}", &self.org)
+            .replace("{purged_org_id}", &self.org)
             .replace("{user_id}", &self.user)
             .replace("{agent_id}", &self.agent)
             .replace("{work_item_id}", &self.work_item)
@@ -60,6 +65,9 @@ impl Ids {
             .replace("{event_id}", &self.event)
             .replace("{name}", &self.secret)
             .replace("{session_id}", &self.session)
+            .replace("{role_id}", &self.role)
+            .replace("{export_id}", &self.export)
+            .replace("{part}", "1")
     }
 
     /// Well-formed ids of nothing, in an organization that there is.
@@ -77,6 +85,8 @@ impl Ids {
             event: id::EventId::new(c).to_string(),
             secret: "NOTHING".into(),
             session: id::SessionId::new(c).to_string(),
+            role: id::RoleId::new(c).to_string(),
+            export: id::ExportId::new(c).to_string(),
         }
     }
 }
@@ -109,6 +119,8 @@ endpoints! {
     "Users.CreateMyKey" => |_| json!({ "name": "k" });
     "Users.ListMyKeys" => none;
     "Users.RevokeMyKey" => none;
+    "Users.ExportMe" => none;
+    "Users.DeleteMe" => none;
     "Sessions.StartSignIn" => |_| json!({ "email": "matrix@example.com" });
     "Sessions.FinishSignIn" => |_| json!({ "token": "njl_unknown_token" });
     "Sessions.ListSessions" => none;
@@ -119,6 +131,29 @@ endpoints! {
     "Orgs.ListOrgs" => none;
     "Orgs.GetOrg" => none;
     "Orgs.UpdateOrg" => empty;
+    "Orgs.LookupOrg" => none;
+    "Orgs.RenameOrg" => |_| json!({ "slug": "www" });
+    "Orgs.DeleteOrg" => none;
+    "Orgs.RestoreOrg" => empty;
+    "Orgs.GetPurgeReceipt" => none;
+    "Orgs.ListReceiptKeys" => none;
+    "OrgLives.GetOrgLife" => none;
+    "OrgLives.SuspendOrg" => |_| json!({ "reason": "matrix" });
+    "OrgLives.ResumeOrg" => empty;
+    "OrgLives.SetLegalHold" => |_| json!({ "reason": "matrix" });
+    "OrgLives.ReleaseLegalHold" => none;
+    "Exports.CreateExport" => empty;
+    "Exports.GetExport" => none;
+    "Exports.ListExports" => none;
+    "Exports.GetExportPart" => none;
+    "Exports.DeleteExport" => none;
+    "Roles.CreateRole" => |_| json!({ "name": "Matrix", "permissions": ["jobs.read"] });
+    "Roles.ListRoles" => none;
+    "Roles.GetRole" => none;
+    "Roles.UpdateRole" => |_| json!({ "name": "Attacked" });
+    "Roles.DeleteRole" => none;
+    "Roles.SetMemberRoles" => empty;
+    "Roles.ExplainAccess" => none;
     "Members.ListMembers" => none;
     "Members.UpdateMember" => |_| json!({ "role": "viewer" });
     "Members.RemoveMember" => none;
@@ -126,12 +161,25 @@ endpoints! {
     "Invitations.CreateInvitation" => |_| json!({ "email": "matrix@example.com", "role": "viewer" });
     "Invitations.ListInvitations" => none;
     "Invitations.RevokeInvitation" => none;
+    "Invitations.ResendInvitation" => empty;
+    "Invitations.ImportInvitations" => |_| json!({ "csv": "email\nnobody" });
+    "Invitations.DeclineInvitation" => |_| json!({ "token": "nji_unknown_token" });
+    "Ownership.OfferOwnership" => |ids| json!({ "user_id": ids.user });
+    "Ownership.GetOwnershipOffer" => none;
+    "Ownership.AcceptOwnership" => empty;
+    "Ownership.EndOwnershipOffer" => none;
     "Invitations.AcceptInvitation" => |_| json!({ "token": "nji_unknown_token" });
     "Keys.CreateKey" => |_| json!({ "name": "k", "role": "viewer" });
     "Keys.ListKeys" => none;
+    "Keys.UpdateKey" => |_| json!({ "name": "attacker's" });
+    "Keys.RotateKey" => empty;
     "Keys.RevokeKey" => none;
     "Secrets.SetSecret" => |_| json!({ "value": "attackers-value" });
     "Secrets.ListSecrets" => none;
+    "Secrets.ListSecretVersions" => none;
+    "Secrets.RestoreSecret" => |_| json!({ "version": 1 });
+    "Secrets.RotateDataKey" => empty;
+    "Secrets.GetMasterKeyRotation" => none;
     "Secrets.DeleteSecret" => none;
     "Plans.ListPlans" => none;
     "Subscriptions.GetSubscription" => none;
@@ -149,6 +197,7 @@ endpoints! {
     "Agents.PauseAgent" => empty;
     "Agents.ResumeAgent" => empty;
     "Agents.DeleteAgent" => none;
+    "Agents.ListSecretAgents" => none;
     "Agents.ListSprites" => none;
     "WorkItems.CreateWorkItem" => |ids| json!({ "agent_id": ids.agent, "title": "attacker's" });
     "WorkItems.GetWorkItem" => none;
@@ -185,7 +234,13 @@ impl Endpoint {
         if self.rpc == "Integrations.FinishGithubInstall" {
             return format!("{path}?installation_id=1&code=c&state=s");
         }
-        path
+        match self.rpc {
+            "Users.DeleteMe" => format!("{path}?email=somebody-else@example.com"),
+            "Orgs.LookupOrg" => format!("{path}?slug=nobodys"),
+            "Roles.ExplainAccess" => format!("{path}?actor_id={}&permission=jobs.run", ids.user),
+            "Orgs.DeleteOrg" => format!("{path}?slug=not-its-slug"),
+            _ => path,
+        }
     }
 
     pub(crate) fn body(&self, ids: &Ids) -> Option<Value> {

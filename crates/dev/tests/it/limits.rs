@@ -47,7 +47,8 @@ async fn limits_are_told_kept_and_shared_between_gateways() {
                     refused += 1;
                     assert_eq!(answer.body["code"], "rate_limited");
                     let wait: u64 = header(&answer, "retry-after").parse().unwrap();
-                    assert!((1..=61).contains(&wait), "{wait}");
+                    // What both admitted beyond the limit is waited for in the window after this one.
+                    assert!((1..=80).contains(&wait), "{wait}");
                     assert!(header(&answer, "ratelimit").starts_with("\"default\";r=0;t="));
                 }
                 status => panic!("{status} {}", answer.body),

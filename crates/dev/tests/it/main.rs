@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod archives;
 mod bad_input;
 mod browser;
 mod bursts;
@@ -11,19 +12,28 @@ mod clients;
 mod contract;
 mod coverage;
 mod credentials;
+mod custom_roles;
 mod deploy;
 mod edge;
 mod endpoints;
 mod examples;
+mod exports;
 mod idempotency;
 mod isolation;
 mod jobs;
+mod keys;
+mod kills;
+mod last_owner;
+mod leaks;
 mod limits;
+mod lives;
+mod members;
 mod openapi;
 mod people;
 mod quota;
 mod roles;
 mod schemathesis;
+mod secrets;
 mod sessions;
 mod story;
 mod tls;

@@ -13,11 +13,17 @@ use serde_json::{Value, json};
 pub(crate) struct Browser {
     pub(crate) client: Client,
     pub(crate) cookies: std::collections::BTreeMap<String, String>,
+    /// What it calls itself.
+    pub(crate) agent: &'static str,
 }
 
 impl Browser {
     pub(crate) fn new(stack: &TestStack) -> Self {
-        Self { client: stack.operator().unwrap().with_key(""), cookies: Default::default() }
+        Self {
+            client: stack.operator().unwrap().with_key(""),
+            cookies: Default::default(),
+            agent: "Test/1.0",
+        }
     }
 
     pub(crate) fn request(
@@ -27,7 +33,7 @@ impl Browser {
         body: Option<&Value>,
     ) -> reqwest::RequestBuilder {
         let cookies: Vec<String> = self.cookies.iter().map(|(k, v)| format!("{k}={v}")).collect();
-        let mut request = self.client.request(method, path).header("user-agent", "Test/1.0");
+        let mut request = self.client.request(method, path).header("user-agent", self.agent);
         if !cookies.is_empty() {
             request = request.header("cookie", cookies.join("; "));
         }

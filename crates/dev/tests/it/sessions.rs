@@ -312,3 +312,21 @@ async fn an_open_stream_outlives_the_secrets_and_ends_with_the_session() {
     ended(&mut dora, "/v1/me/sessions").await;
     stack.stop().await.unwrap();
 }
+
+/// Who signs in with a browser that was not seen before is told so, and with a known one is left alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_device_is_told_of() {
+    let stack = TestStack::start().await.unwrap();
+    for _ in 0..2 {
+        sign_in(&stack, &mut Browser::new(&stack), "ada@example.com").await;
+    }
+    assert_eq!(stack.mailbox.of("ada@example.com").len(), 2, "two links, and nothing else");
+    let mut other = Browser { agent: "Other/2.0", ..Browser::new(&stack) };
+    sign_in(&stack, &mut other, "ada@example.com").await;
+    let told = mail(&stack, "ada@example.com", 4).await;
+    assert_eq!(told.subject, "A new device signed in");
+    assert!(told.text.contains("Other/2.0") && told.text.contains("127.0.0.1"), "{told:?}");
+    sign_in(&stack, &mut Browser { agent: "Other/2.0", ..Browser::new(&stack) }, "ada@example.com").await;
+    assert_eq!(stack.mailbox.of("ada@example.com").len(), 5, "it is known now");
+    stack.stop().await.unwrap();
+}

@@ -16,6 +16,8 @@ pub(crate) struct World {
     pub(crate) invitation: String,
     pub(crate) integration: String,
     pub(crate) event: String,
+    pub(crate) role: String,
+    pub(crate) export: String,
     /// The token of the agent's runner.
     pub(crate) runner: String,
 }
@@ -43,6 +45,10 @@ impl World {
         let key = owner.post(&at("/keys"), &json!({ "name": "victim's", "role": "viewer" })).await.unwrap();
         let invited = json!({ "email": "someone@example.com", "role": "viewer" });
         let invited = owner.post(&at("/invitations"), &invited).await.unwrap();
+        let role = json!({ "name": "victim's", "permissions": ["audit.read"] });
+        let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
+        let given = json!({ "role_ids": [role] });
+        owner.put(&at(&format!("/members/{member_id}/roles")), &given).await.unwrap();
         let github = stack.github_client().unwrap();
         let repositories = [format!("{}/repo", &org[20..])];
         connect_github(&owner, &github, &org, &repositories).await.unwrap();
@@ -53,6 +59,9 @@ impl World {
             })
             .await
             .unwrap();
+        let export = text(&owner.post(&at("/exports"), &json!({})).await.unwrap(), "id");
+        let ready = |v: &Value| v["state"] == "ready";
+        owner.until(&at(&format!("/exports/{export}")), 30, "the export", ready).await.unwrap();
         let sprite = text(&owner.get(&at(&format!("/agents/{agent}"))).await.unwrap()["sprite"], "id");
         let runner = std::fs::read_to_string(stack.places.sprites.join(sprite).join("token")).unwrap();
         Self {
@@ -65,6 +74,8 @@ impl World {
             key: text(&key["key"], "id"),
             invitation: text(&invited["invitation"], "id"),
             integration: text(&integrations["integrations"][0], "id"),
+            role,
+            export,
             event: text(&events["events"][0], "id"),
             runner,
             org,
@@ -77,6 +88,7 @@ impl World {
         for rest in [
             "",
             "/members",
+            "/roles",
             "/invitations",
             "/keys",
             "/secrets",

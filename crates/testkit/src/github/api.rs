@@ -151,6 +151,9 @@ fn route(
     let json_body: Value = serde_json::from_slice(body).unwrap_or_default();
     match (method.as_str(), parts.as_slice()) {
         ("POST", ["login", "oauth", "access_token"]) => exchange(shared, body),
+        ("GET", ["meta", "public_keys", "secret_scanning"]) => {
+            Ok((StatusCode::OK, json!({ "public_keys": shared.state().scanning_keys })))
+        }
         ("GET", ["user", "installations"]) => user_installations(shared, headers, query),
         ("GET", ["app", "installations", id]) => {
             app(shared, headers)?;

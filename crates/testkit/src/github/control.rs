@@ -217,6 +217,12 @@ pub(super) async fn fault(State(shared): State<Shared>, Json(fault): Json<Fault>
     Json(json!({}))
 }
 
+/// A public key that reports of leaked secrets are signed with.
+pub(super) async fn scanning_key(State(shared): State<Shared>, Json(key): Json<Value>) -> Json<Value> {
+    shared.state().scanning_keys.push(key);
+    Json(json!({}))
+}
+
 /// The next webhook does not arrive.
 pub(super) async fn lose_next(State(shared): State<Shared>) -> Json<Value> {
     shared.state().lose += 1;

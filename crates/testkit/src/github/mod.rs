@@ -90,6 +90,7 @@ impl FakeGithub {
             .route("/_fake/issues", post(control::open_issue))
             .route("/_fake/comments", post(control::comment))
             .route("/_fake/faults", post(control::fault))
+            .route("/_fake/scanning_keys", post(control::scanning_key))
             .route("/_fake/lose_next", post(control::lose_next))
             .route("/_fake/state", get(control::show))
             .fallback(any(api::handle))

@@ -24,6 +24,8 @@ pub(crate) struct State {
     pub(crate) deliveries: Vec<Delivery>,
     /// So many webhooks are not sent and count as failed.
     pub(crate) lose: u32,
+    /// Public keys that reports of leaked secrets are signed with.
+    pub(crate) scanning_keys: Vec<serde_json::Value>,
     pub(crate) faults: Vec<Fault>,
     pub(crate) exchanges: VecDeque<Exchange>,
 }

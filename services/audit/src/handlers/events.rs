@@ -5,6 +5,7 @@ use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::page;
 use nitejar_common::time::{from_proto, to_proto};
+use nitejar_db::TenantTx;
 use nitejar_proto::audit::v1 as pb;
 use nitejar_proto::audit::v1::audit_events_server::AuditEvents;
 use tonic::{Request, Response, Status};
@@ -33,8 +34,7 @@ impl AuditEvents for Service {
             occurred_after: time(r.occurred_after, "/occurred_after")?,
             occurred_before: time(r.occurred_before, "/occurred_before")?,
         };
-        let org = ctx.tenant()?.to_string();
-        Ok(Response::new(self.list(&ctx, &org, &filter, r.page_size, &r.page_token).await?))
+        Ok(Response::new(self.list(&ctx, &filter, r.page_size, &r.page_token).await?))
     }
 
     async fn get_audit_event(
@@ -44,7 +44,8 @@ impl AuditEvents for Service {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().event_id;
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let found = events::get(tx.conn(), ctx.tenant()?.as_str(), id).await.map_err(Error::from)?;
+        let org = events::chain_org(tx.conn(), ctx.tenant()?.as_str()).await.map_err(Error::from)?;
+        let found = events::get(tx.conn(), &org, id).await.map_err(Error::from)?;
         let event = found.ok_or_else(|| Error::not_found(format!("audit event {id}")))?;
         Ok(Response::new(to_pb(event)))
     }
@@ -64,7 +65,7 @@ impl AuditEvents for Service {
         let ctx = Self::platform_ctx(&ctx(&request)?);
         let r = request.into_inner();
         let filter = Filter { action: r.action, ..Filter::default() };
-        Ok(Response::new(self.list(&ctx, "", &filter, r.page_size, &r.page_token).await?))
+        Ok(Response::new(self.list(&ctx, &filter, r.page_size, &r.page_token).await?))
     }
 }
 
@@ -72,7 +73,6 @@ impl Service {
     async fn list(
         &self,
         ctx: &RequestCtx,
-        org: &str,
         filter: &Filter,
         page_size: u32,
         page_token: &str,
@@ -87,7 +87,8 @@ impl Service {
             })?
         };
         let mut tx = self.db.tenant_read(ctx).await?;
-        let found = events::list(tx.conn(), org, filter, after, size + 1).await?;
+        let org = chain_org(&mut tx, ctx).await?;
+        let found = events::list(tx.conn(), &org, filter, after, size + 1).await?;
         tx.commit().await?;
         let (found, next_page_token) = page::cut(found, size, |e| e.sequence.to_string());
         Ok(pb::ListAuditEventsResponse { events: found.into_iter().map(to_pb).collect(), next_page_token })
@@ -95,8 +96,8 @@ impl Service {
 
     /// In one snapshot, a thousand at a time.
     async fn verify(&self, ctx: &RequestCtx) -> Result<pb::VerifyAuditChainResponse> {
-        let org = ctx.tenant()?.to_string();
         let mut tx = self.db.tenant_read(ctx).await?;
+        let org = chain_org(&mut tx, ctx).await?;
         let kept = events::head(tx.conn()).await?;
         let mut head = Head::START;
         loop {
@@ -116,6 +117,15 @@ impl Service {
         });
         Ok(verdict(head, cut))
     }
+}
+
+/// The id that the chain's hashes cover. The platform's events belong to no organization.
+async fn chain_org(tx: &mut TenantTx, ctx: &RequestCtx) -> Result<String> {
+    let bound = ctx.tenant()?;
+    if *bound == crate::platform() {
+        return Ok(String::new());
+    }
+    Ok(events::chain_org(tx.conn(), bound.as_str()).await?)
 }
 
 fn verdict(head: Head, broken: Option<(i64, String)>) -> pb::VerifyAuditChainResponse {

@@ -47,7 +47,13 @@ impl Service {
     /// Appends what is new to one chain.
     async fn append(&self, ctx: &RequestCtx, org: &str, mut list: Vec<Event>) -> Result<i64> {
         let ctx = if org.is_empty() { Self::platform_ctx(ctx) } else { ctx.clone().for_tenant(org.parse()?) };
-        let mut tx = self.db.tenant(&ctx).await.map_err(not_yet)?;
+        let mut tx = match self.db.tenant(&ctx).await {
+            // Its log went with it.
+            Err(error) if error.code() == Code::NotFound && self.db.was_purged(ctx.tenant()?).await? => {
+                return Ok(0);
+            }
+            tx => tx.map_err(not_yet)?,
+        };
         let mut head = events::lock_head(tx.conn()).await?;
         let ids: Vec<String> = list.iter().map(|e| e.id.clone()).collect();
         let mut known: HashSet<String> = events::known(tx.conn(), &ids).await?.into_iter().collect();
@@ -55,7 +61,12 @@ impl Service {
         if list.is_empty() {
             return Ok(0);
         }
+        let chain = match org {
+            "" => String::new(),
+            org => events::chain_org(tx.conn(), org).await?,
+        };
         for event in &mut list {
+            event.org_id.clone_from(&chain);
             head.append(event);
         }
         events::append(tx.conn(), &list, head, self.db.clock().now()).await?;

@@ -2,4 +2,3 @@
 
 mod events;
 mod internal;
-mod tenants;

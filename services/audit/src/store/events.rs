@@ -124,6 +124,20 @@ fn into_head((sequence, hash): (i64, Vec<u8>)) -> Head {
     Head { sequence, hash }
 }
 
+/// The organization that the chain's hashes name: the bound one, but for a chain that was restored from another.
+pub async fn chain_org(conn: &mut PgConnection, bound: &str) -> sqlx::Result<String> {
+    sqlx::query_scalar("SELECT CASE org_id WHEN '' THEN $1 ELSE org_id END FROM chain_head")
+        .bind(bound)
+        .fetch_one(conn)
+        .await
+}
+
+/// The chain of another organization becomes the bound one's, with the id that its hashes cover.
+pub async fn adopt_chain(conn: &mut PgConnection, from: &str) -> sqlx::Result<()> {
+    sqlx::query("UPDATE chain_head SET org_id = $1 WHERE org_id = ''").bind(from).execute(conn).await?;
+    Ok(())
+}
+
 /// Which of these ids are kept already.
 pub async fn known(conn: &mut PgConnection, ids: &[String]) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar("SELECT id FROM events WHERE id = ANY($1)").bind(ids).fetch_all(conn).await

@@ -69,6 +69,18 @@ impl BillingInternal for Service {
         Ok(Response::new(pb::ReleaseResponse {}))
     }
 
+    async fn get_entitlements(
+        &self,
+        request: Request<pb::GetEntitlementsRequest>,
+    ) -> Result<Response<pb::GetEntitlementsResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let mut tx = self.quota.db.tenant_read(&ctx).await?;
+        let plan = self.quota.plan(&mut tx).await?;
+        tx.commit().await?;
+        let (features, seats_limit) = (plan.features.clone(), plan.seats_limit);
+        Ok(Response::new(pb::GetEntitlementsResponse { plan: plan.id.clone(), features, seats_limit }))
+    }
+
     async fn lease_api_calls(
         &self,
         request: Request<pb::LeaseApiCallsRequest>,

@@ -3,5 +3,4 @@
 mod internal;
 mod plans;
 mod subscriptions;
-mod tenants;
 mod usage;

@@ -23,12 +23,14 @@ pub struct PlanRow {
     pub price_cents: Option<i64>,
     /// ISO 4217, lower case.
     pub currency: String,
+    /// None: unlimited.
+    pub seats_limit: Option<i64>,
 }
 
 /// Every version of every plan, cheapest plan first, newest version first.
 pub async fn all(conn: &mut PgConnection) -> sqlx::Result<Vec<PlanRow>> {
     sqlx::query_as(
-        "SELECT id, version, name, agents_limit, jobs_limit, api_calls_limit, features, price_cents, currency \
+        "SELECT id, version, name, agents_limit, jobs_limit, api_calls_limit, features, price_cents, currency, seats_limit \
          FROM control.plans ORDER BY rank, version DESC",
     )
     .fetch_all(conn)

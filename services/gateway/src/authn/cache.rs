@@ -210,6 +210,11 @@ mod tests {
     fn ada() -> Arc<Caller> {
         let actor = Actor { kind: ActorKind::User, id: "user_ada".into(), name: "Ada".into() };
         Arc::new(Caller {
+            org_state: nitejar_common::ctx::OrgState::Active,
+            grants: Vec::new(),
+            signed_in_at: None,
+            networks: Vec::new(),
+            a_minute: None,
             actor,
             role: Some(Role::Admin),
             scopes: None,

@@ -6,9 +6,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, header};
+use ipnet::IpNet;
 use nitejar_common::RequestCtx;
-use nitejar_common::ctx::{Actor, ActorKind};
+use nitejar_common::ctx::{Actor, ActorKind, OrgState};
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::permission::Role;
@@ -31,8 +33,18 @@ pub(crate) struct Caller {
     pub(crate) actor: Actor,
     /// The role in the organization asked for; none: none there.
     pub(crate) role: Option<Role>,
-    /// Narrows the role.
+    /// How far the life of the organization asked for goes on.
+    pub(crate) org_state: OrgState,
+    /// What custom roles add to the role.
+    pub(crate) grants: Vec<String>,
+    /// Narrows both.
     pub(crate) scopes: Option<Vec<String>>,
+    /// Of a browser: when it signed in.
+    pub(crate) signed_in_at: Option<DateTime<Utc>>,
+    /// Where it may be used from; empty: anywhere.
+    pub(crate) networks: Vec<IpNet>,
+    /// Its own limit.
+    pub(crate) a_minute: Option<u64>,
     /// Where an organization's key, or a runner, is at home.
     pub(crate) home: Option<String>,
     /// A session's secret is to be replaced. Kept answers do not say it again.
@@ -55,6 +67,11 @@ pub(crate) fn anonymous() -> Arc<Caller> {
     Arc::new(Caller {
         actor: Actor { kind: ActorKind::Anonymous, id: String::new(), name: String::new() },
         role: None,
+        org_state: OrgState::Active,
+        grants: Vec::new(),
+        signed_in_at: None,
+        networks: Vec::new(),
+        a_minute: None,
         scopes: None,
         home: None,
         rotate: false,
@@ -157,6 +174,11 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         return Ok(Arc::new(Caller {
             actor: Actor { kind: ActorKind::Runner, id: found.sprite_id, name: String::new() },
             role: None,
+            org_state: OrgState::Active,
+            grants: Vec::new(),
+            signed_in_at: None,
+            networks: Vec::new(),
+            a_minute: None,
             scopes: None,
             home: Some(found.org_id),
             rotate: false,
@@ -193,9 +215,22 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
     if kind == KeyKind::Session && found.lasting.is_empty() {
         return Err(Error::internal("tenancy named no lasting value of a session"));
     }
+    // A tenancy of the version before says nothing, and names a role in active organizations only.
+    let org_state = match found.org_state.as_str() {
+        "" => Some(OrgState::Active),
+        name => OrgState::parse(name),
+    };
+    let networks: Result<Vec<IpNet>, _> = found.networks.iter().map(|n| n.parse()).collect();
+    let networks = networks.map_err(|_| Error::internal("tenancy names a network that is none"))?;
     let caller = Arc::new(Caller {
         actor: Actor { kind: actor_kind, id: found.actor_id, name: found.actor_name },
-        role: Role::parse(&found.role),
+        // In any other state there is no such organization for anybody.
+        role: org_state.and(Role::parse(&found.role)),
+        org_state: org_state.unwrap_or_default(),
+        grants: found.grants,
+        signed_in_at: found.signed_in_at.as_ref().and_then(from_proto),
+        networks,
+        a_minute: Some(u64::from(found.requests_per_minute)).filter(|n| *n > 0),
         scopes: found.scoped.then_some(found.scopes),
         home: Some(found.home_org_id).filter(|home| !home.is_empty()),
         rotate: false,

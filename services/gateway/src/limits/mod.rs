@@ -118,10 +118,12 @@ impl Limits {
     pub(crate) fn take_known(
         &self,
         credential: &str,
+        own: Option<u64>,
         ctx: &RequestCtx,
         left: &mut Option<Left>,
     ) -> Result<()> {
-        let key = (subject("key", credential.as_bytes()), self.limits.key, "key");
+        let most = own.map_or(self.limits.key, |own| own.min(self.limits.key));
+        let key = (subject("key", credential.as_bytes()), most, "key");
         let org = ctx.tenant.as_ref().map(|org| subject("org", org.as_str().as_bytes()));
         let org = org.map(|org| (org, self.limits.org, "organization"));
         let now = self.clock.now();
@@ -229,12 +231,20 @@ mod tests {
         let limits = Limits::new(RateLimits { key: 3, org: 4, address: 2 }, system());
         let ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
         let count = |key: &str, ctx: &RequestCtx| {
-            (0..9).filter(|_| limits.take_known(key, ctx, &mut None).is_ok()).count()
+            (0..9).filter(|_| limits.take_known(key, None, ctx, &mut None).is_ok()).count()
         };
         assert_eq!(count("one", &ctx), 3);
         assert_eq!(count("two", &ctx), 1, "the organization's are used up");
         let other = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
         assert_eq!(count("three", &other), 3);
+        let own = |most| {
+            (0..9).filter(|_| limits.take_known("four", Some(most), &other, &mut None).is_ok()).count()
+        };
+        assert_eq!(
+            (own(1), own(9)),
+            (1, 0),
+            "a limit of its own is below everybody's, and the organization's are used up"
+        );
         let address =
             |text: &str| (0..9).filter(|_| limits.take_address(text.parse().unwrap()).is_ok()).count();
         assert_eq!(address("192.0.2.1"), 2);

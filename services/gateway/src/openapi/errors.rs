@@ -21,6 +21,14 @@ fn advice(code: Code) -> &'static str {
         }
         Code::InvalidSignature => "Sign with the secret that the integration was given.",
         Code::PermissionDenied => "Ask an admin for a role or key with the permission in `permission`.",
+        Code::AddressNotAllowed => "Use the key from a network that it allows, or change `allowed_networks`.",
+        Code::SignInAgain => "Sign in once more in this browser, then repeat it within 15 minutes.",
+        Code::FeatureNotInPlan => "Change to a plan that has it; GET /v1/plans tells which.",
+        Code::SeatsLimit => "Remove a member, or change to a larger plan.",
+        Code::OrgSuspended => {
+            "Ask an owner to see why (`suspension` of the organization), and us to resume it."
+        }
+        Code::OrgDeleting => "Ask an owner to restore the organization, while there is time.",
         Code::CrossSite => "Call from our own pages, or use an API key.",
         Code::NotFound => "Check the id; what is another organization's looks as if it were not there.",
         Code::MethodNotAllowed => "Use a method that the `Allow` header names.",

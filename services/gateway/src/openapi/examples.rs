@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 /// Ids in examples: prefix → id.
 pub const IDS: &[(&str, &str)] = &[
     ("{org_id}", "org_01jd8z4v6pe2rb8m3q5x7t9w1k"),
+    ("{purged_org_id}", "org_01jd8z4v6pe2rb8m3q5x7t9w1k"),
     ("{user_id}", "user_01jd8z4v6qf0ss2n4r6y8v0x2m"),
     ("{agent_id}", "agent_01jd8z4v6re1tt3p5s7z9w1y3n"),
     ("{work_item_id}", "work_01jd8z4v6sf2vv4q6t80ax2z4p"),
@@ -15,6 +16,9 @@ pub const IDS: &[(&str, &str)] = &[
     ("{integration_id}", "intg_01jd8z4v6xf6zz8vayc4e1638t"),
     ("{event_id}", "evt_01jd8z4v6ye709awbzd5f2749v"),
     ("{session_id}", "session_01jd8z4v6zf81abxc0e6g385aw"),
+    ("{role_id}", "role_01jd8z4v70g9b2bxd1f7h496bx"),
+    ("{export_id}", "exp_01jd8z4v71hac3cye2g8j5a7cy"),
+    ("{part}", "1"),
     ("{name}", "API_TOKEN"),
 ];
 
@@ -29,6 +33,9 @@ pub(super) fn query(rpc: &str) -> &'static str {
         "Integrations.FinishGithubInstall" => "?installation_id=41234567&code=4f3c9a&state=7d1e",
         "Members.ListMembers" | "AuditEvents.ListAuditEvents" | "Jobs.ListJobs" => "?page_size=20",
         "Usage.ListUsageEntries" => "?meter=jobs",
+        "Roles.ExplainAccess" => "?actor_id={user_id}&permission=jobs.run",
+        "Users.DeleteMe" => "?email=grace@example.com",
+        "Orgs.LookupOrg" | "Orgs.DeleteOrg" => "?slug=acme",
         _ => "",
     }
 }
@@ -41,13 +48,32 @@ pub(super) fn body(rpc: &str) -> Option<Value> {
         "Sessions.StartSignIn" => json!({"email": "grace@example.com"}),
         "Sessions.FinishSignIn" => json!({"token": "njl_Qm9vdHN0cmFwIHRoZSBzeXN0ZW0sIHRoZW4gcmVzdC4f3a91c"}),
         "Orgs.CreateOrg" => json!({"slug": "acme", "name": "Acme"}),
-        "Orgs.UpdateOrg" => json!({"name": "Acme Works", "settings": {"timezone": "Europe/Berlin"}}),
+        "Orgs.UpdateOrg" => json!({
+            "name": "Acme Works", "settings": {"timezone": "Europe/Berlin"}, "metadata": {"tier": "gold"}, "external_id": "crm-17",
+        }),
+        "Orgs.RenameOrg" => json!({"slug": "acme-works"}),
+        "OrgLives.SuspendOrg" => json!({"reason": "Three invoices are overdue."}),
+        "OrgLives.SetLegalHold" => json!({"reason": "Case 2026-114"}),
+        "Roles.CreateRole" => json!({
+            "name": "Release engineers", "description": "May also read the audit log.", "permissions": ["jobs.run", "audit.read"],
+        }),
+        "Roles.UpdateRole" => json!({"permissions": ["audit.read", "jobs.cancel", "jobs.run"]}),
+        "Roles.SetMemberRoles" => json!({"role_ids": ["{role_id}"]}),
         "Members.UpdateMember" => json!({"role": "admin"}),
         "Invitations.CreateInvitation" => json!({"email": "ada@example.com", "role": "member"}),
-        "Invitations.AcceptInvitation" => {
+        "Invitations.ImportInvitations" => {
+            json!({"csv": "email,role\nalan@example.com,viewer\nbarbara@example.com,\n", "role": "member"})
+        }
+        "Ownership.OfferOwnership" => json!({"user_id": "{user_id}"}),
+        "Invitations.AcceptInvitation" | "Invitations.DeclineInvitation" => {
             json!({"token": "nji_Qm9vdHN0cmFwIHRoZSBzeXN0ZW0sIHRoZW4gcmVzdC4f3a91c"})
         }
         "Keys.CreateKey" => json!({"name": "CI", "role": "member", "scopes": ["jobs.run", "jobs.read"]}),
+        "Keys.UpdateKey" => {
+            json!({"allowed_networks": ["203.0.113.0/24", "127.0.0.0/8"], "requests_per_minute": 600})
+        }
+        "Keys.RotateKey" => json!({"overlap_seconds": 3600}),
+        "Secrets.RestoreSecret" => json!({"version": 1}),
         "Secrets.SetSecret" => json!({"value": "s3cr3t"}),
         "Subscriptions.SetPlan" => json!({"plan": "team"}),
         "Agents.CreateAgent" => json!({

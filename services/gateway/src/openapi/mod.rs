@@ -149,7 +149,8 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     }
     let rpc = format!("{}.{}", method.parent_service().name(), method.name());
     let template = policy.http.as_ref().map_or("", |h| h.template.as_str());
-    operation["x-example"] = json!({"path": examples::filled(template) + examples::query(&rpc)});
+    operation["x-example"] =
+        json!({"path": examples::filled(&format!("{template}{}", examples::query(&rpc)))});
     if let Some(body) = examples::body(&rpc) {
         operation["x-example"]["body"] = body;
     } else if !http.1.is_empty() {
@@ -193,11 +194,13 @@ fn takes_idempotency_key(route: &Route) -> bool {
 }
 
 fn responses(route: &Route, schemas: &mut schema::Schemas, etag: bool) -> Value {
-    let output = schemas.reference(&route.method.output(), Way::Out);
+    let output = if route.raw { Value::Null } else { schemas.reference(&route.method.output(), Way::Out) };
     let request_id =
         json!({"schema": {"type": "string"}, "description": "The request's id, to tell support."});
     let content = if route.method.is_server_streaming() {
         json!({"text/event-stream": {"schema": {"type": "string", "description": "Events whose data is one JSON object each."}}})
+    } else if route.raw {
+        json!({"text/plain": {"schema": {"description": "A JSON object on each line."}}})
     } else {
         json!({"application/json": {"schema": output}})
     };
@@ -265,7 +268,7 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         codes.push(Code::CrossSite);
     }
     if policy.scope != Scope::Public {
-        codes.extend([Code::Unauthenticated, Code::PermissionDenied]);
+        codes.extend([Code::Unauthenticated, Code::PermissionDenied, Code::AddressNotAllowed]);
     }
     if policy.http.as_ref().is_some_and(|h| !h.body.is_empty()) {
         codes.push(Code::UnsupportedMediaType);
@@ -279,11 +282,22 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     if etag {
         codes.push(Code::EtagMismatch);
     }
+    let joins = policy.method == "AcceptInvitation";
+    if joins || (policy.scope == Scope::Tenant && policy.audit.is_some() && !policy.while_suspended) {
+        codes.extend([Code::OrgSuspended, Code::OrgDeleting]);
+    }
+    if policy.fresh_sign_in {
+        codes.push(Code::SignInAgain);
+    }
     match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {
         ("Members", _) if policy.audit.is_some() => codes.push(Code::LastOwner),
         (_, "FinishSignIn") => codes.push(Code::SignInLinkUnusable),
-        (_, "AcceptInvitation") => codes.push(Code::InvitationUnusable),
-        (_, "FinishGithubInstall") => codes.extend([Code::InstallationBound, Code::PermissionDenied]),
+        (_, "AcceptInvitation") => codes.extend([Code::InvitationUnusable, Code::SeatsLimit]),
+        (_, "DeclineInvitation") => codes.push(Code::InvitationUnusable),
+        (_, "CreateInvitation" | "JoinSuggestedOrg") => codes.push(Code::SeatsLimit),
+        (_, "CreateRole" | "UpdateRole") => codes.push(Code::FeatureNotInPlan),
+        (_, "DeleteMe" | "AcceptOwnership") => codes.push(Code::LastOwner),
+        (_, "FinishGithubInstall") => codes.push(Code::InstallationBound),
         (_, "CreateAgent") => codes.push(Code::AgentsLimit),
         ("Runner", _) => codes.push(Code::StaleLease),
         _ => {}

@@ -69,15 +69,21 @@ impl Schemas {
         };
         let description = comments::of(&field.parent_message().parent_file(), field.path());
         let mut schema = if field.is_map() {
-            let mut map = json!({"type": "object", "additionalProperties": {"type": "string"}});
+            let mut map = json!({"type": "object", "additionalProperties": text(&rules, true)});
             if rules.max_items > 0 {
                 map["maxProperties"] = rules.max_items.into();
+            }
+            if !rules.key_pattern.is_empty() {
+                map["propertyNames"] = json!({"pattern": format!("^(?:{})$", rules.key_pattern)});
             }
             map
         } else if field.is_list() {
             let mut list = json!({"type": "array", "items": self.single(field, &rules, way)});
             if rules.max_items > 0 {
                 list["maxItems"] = rules.max_items.into();
+            }
+            if rules.required {
+                list["minItems"] = 1.into();
             }
             list
         } else {
@@ -103,7 +109,7 @@ impl Schemas {
                 json!({"type": "string", "description": "Paths, separated by commas.", "pattern": pattern, "maxLength": 2000})
             }
             Kind::Message(m) => self.reference(&m, way),
-            Kind::String if field.name() == "scopes" && way == Way::In => {
+            Kind::String if matches!(field.name(), "scopes" | "permissions") && way == Way::In => {
                 json!({"type": "string", "enum": permissions()})
             }
             Kind::String | Kind::Bytes => {

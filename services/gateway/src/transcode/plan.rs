@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn every_answer_has_a_plan_that_writes_what_the_long_way_writes() {
         let mut seed = 7;
-        for route in Routes::new().iter().filter(|r| r.cookies.is_empty()) {
+        for route in Routes::new().iter().filter(|r| r.cookies.is_empty() && !r.raw) {
             let descriptor = route.method.output();
             let plan =
                 Plan::new(&descriptor).unwrap_or_else(|| panic!("{} has none", descriptor.full_name()));
@@ -370,7 +370,7 @@ mod tests {
     fn of_broken_bytes_it_writes_what_the_long_way_writes_or_nothing() {
         let mut seed = 11;
         let (mut written, mut given_up) = (0, 0);
-        for route in Routes::new().iter().filter(|r| r.cookies.is_empty()) {
+        for route in Routes::new().iter().filter(|r| r.cookies.is_empty() && !r.raw) {
             let descriptor = route.method.output();
             let plan = Plan::new(&descriptor).unwrap();
             for _ in 0..400 {

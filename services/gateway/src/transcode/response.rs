@@ -149,7 +149,7 @@ mod tests {
         let key = tenancy::v1::Key { id: "key_1".into(), ..Default::default() };
         assert_eq!(
             json_of("nitejar.tenancy.v1.Key", &key),
-            r#"{"id":"key_1","name":"","prefix":"","role":"","scopes":[],"created_by":""}"#
+            r#"{"id":"key_1","name":"","prefix":"","role":"","scopes":[],"created_by":"","role_ids":[],"allowed_networks":[],"replaces":""}"#
         );
         let plan =
             billing::v1::Plan { jobs_limit: Some(0), price_cents: Some(1 << 60), ..Default::default() };
@@ -179,7 +179,7 @@ mod tests {
             .skip_default_fields(false)
             .stringify_64_bit_integers(false);
         let mut seed = 1u64;
-        for route in Routes::new().iter().filter(|r| r.cookies.is_empty()) {
+        for route in Routes::new().iter().filter(|r| r.cookies.is_empty() && !r.raw) {
             for _ in 0..20 {
                 let message = random(&route.method.output(), &mut seed, 0);
                 let mut buffer = Vec::new();

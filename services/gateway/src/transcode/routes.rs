@@ -18,6 +18,8 @@ pub struct Route {
     pub method: MethodDescriptor,
     /// Writes its answer; none: the long way does.
     pub plan: Option<Plan>,
+    /// The answer is no JSON: it leaves as it is.
+    pub raw: bool,
     /// The number of the answer's `etag`, where it has one.
     pub etag: Option<u32>,
     /// The number of the answer's `next_page_token`, where it has one.
@@ -151,6 +153,7 @@ impl Route {
         let cookies: Vec<Cookie> = answer.fields().filter_map(|f| cookie(&f)).collect();
         Some(Self {
             policy,
+            raw: answer.full_name() == "nitejar.common.v1.RawBody",
             plan: Plan::new(&answer).filter(|_| cookies.is_empty()),
             etag,
             next_page,

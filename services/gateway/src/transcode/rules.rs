@@ -33,6 +33,19 @@ pub fn check(message: &DynamicMessage, at: &str, problems: &mut Vec<Violation>) 
                     one(&rules, item, &format!("{pointer}/{i}"), problems);
                 }
             }
+            Value::Map(entries) => {
+                if entries.len() > usize::try_from(rules.max_items).unwrap_or(usize::MAX) {
+                    note(problems, &pointer, &format!("must have at most {} entries", rules.max_items));
+                }
+                for (key, value) in entries {
+                    let name = key.as_str().unwrap_or_default();
+                    if !matches_whole(&rules.key_pattern, name) {
+                        let must = format!("must have entries whose names match {}", rules.key_pattern);
+                        note(problems, &pointer, &must);
+                    }
+                    one(&rules, value, &format!("{pointer}/{name}"), problems);
+                }
+            }
             value => one(&rules, value, &pointer, problems),
         }
     }

@@ -26,11 +26,13 @@ const STYLE: &str = "text/css; charset=utf-8";
 const FILES: &[(&str, &str, &str)] = &[
     ("/sign-in", HTML, include_str!("sign-in.html")),
     ("/sign-in/finish", HTML, include_str!("finish.html")),
+    ("/join", HTML, include_str!("join.html")),
     ("/account", HTML, include_str!("account.html")),
     ("/docs", HTML, include_str!("docs.html")),
     ("/assets/api.js", SCRIPT, include_str!("api.js")),
     ("/assets/sign-in.js", SCRIPT, include_str!("sign-in.js")),
     ("/assets/finish.js", SCRIPT, include_str!("finish.js")),
+    ("/assets/join.js", SCRIPT, include_str!("join.js")),
     ("/assets/account.js", SCRIPT, include_str!("account.js")),
     ("/assets/docs.js", SCRIPT, include_str!("docs.js")),
     ("/assets/style.css", STYLE, include_str!("style.css")),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::Response;
-use http::{HeaderMap, StatusCode, header};
+use http::{StatusCode, header};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::id::RequestId;
@@ -13,6 +13,7 @@ use nitejar_proto::sprites::v1::ReceiveGithubWebhookRequest;
 use nitejar_proto::sprites::v1::sprites_internal_client::SpritesInternalClient;
 use tracing::Instrument as _;
 
+use super::text;
 use crate::service::Gateway;
 use crate::{body, problem};
 
@@ -60,8 +61,4 @@ async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Resul
     let result = client.receive_github_webhook(call).await?.into_inner().result;
     let status = if result == "accepted" { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, result))
-}
-
-fn text(headers: &HeaderMap, name: &str) -> String {
-    headers.get(name).and_then(|v| v.to_str().ok()).filter(|v| v.len() <= 200).unwrap_or_default().to_owned()
 }

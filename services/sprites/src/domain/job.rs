@@ -20,6 +20,8 @@ pub enum Outcome {
     Infrastructure,
     /// It was told to stop.
     Cancelled,
+    /// It was taken from a Sprite whose work stands still: it begins anew, and nothing is counted.
+    Interrupted,
 }
 
 impl Outcome {
@@ -68,6 +70,7 @@ pub fn after(outcome: Outcome, attempts: i32, max_attempts: i32) -> Next {
         // It ran, so it did work.
         Outcome::Cancelled => end("cancelled", Quota::Commit),
         Outcome::Infrastructure if attempts >= max_attempts => end("dead", Quota::Release),
+        Outcome::Interrupted => Next { state: "queued", quota: Quota::Keep, wait: Some(Duration::zero()) },
         Outcome::Infrastructure => {
             Next { state: "queued", quota: Quota::Keep, wait: Some(backoff(attempts)) }
         }
@@ -90,6 +93,11 @@ mod tests {
             .map(|n| after(Outcome::Infrastructure, n, MAX_ATTEMPTS).wait.map(|w| w.num_seconds()))
             .collect();
         assert_eq!(waits, [Some(1), Some(2), Some(4), Some(8), None]);
+        let interrupted = after(Outcome::Interrupted, 5, MAX_ATTEMPTS);
+        assert_eq!(
+            (interrupted.state, interrupted.quota, interrupted.wait),
+            ("queued", Quota::Keep, Some(Duration::zero()))
+        );
         let dead = after(Outcome::Infrastructure, 5, MAX_ATTEMPTS);
         assert_eq!((dead.state, dead.quota), ("dead", Quota::Release));
     }

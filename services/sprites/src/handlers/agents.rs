@@ -76,6 +76,8 @@ impl Agents for Service {
     async fn get_agent(&self, request: Request<pb::GetAgentRequest>) -> Result<Response<pb::Agent>, Status> {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().agent_id;
+        #[cfg(feature = "broken")]
+        let ctx = self.trusting(ctx, id).await?;
         let mut tx = self.db.tenant_read(&ctx).await?;
         let row = agents::get(tx.conn(), id).await.map_err(Error::from)?;
         tx.commit().await?;
@@ -89,6 +91,24 @@ impl Agents for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (rows, next_page_token) = self.page(&ctx, r.page_size, &r.page_token).await?;
+        Ok(Response::new(pb::ListAgentsResponse {
+            agents: rows.into_iter().map(to_pb).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn list_secret_agents(
+        &self,
+        request: Request<pb::ListSecretAgentsRequest>,
+    ) -> Result<Response<pb::ListAgentsResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let size = page::size(r.page_size, 50, 100);
+        let after = page::after(&r.page_token)?;
+        let mut tx = self.db.tenant_read(&ctx).await?;
+        let rows = agents::with_secret(tx.conn(), &r.name, &after, size + 1).await.map_err(Error::from)?;
+        tx.commit().await?;
+        let (rows, next_page_token) = page::cut(rows, size, |a| a.id.clone());
         Ok(Response::new(pb::ListAgentsResponse {
             agents: rows.into_iter().map(to_pb).collect(),
             next_page_token,
@@ -345,5 +365,17 @@ fn to_pb(row: AgentRow) -> pb::Agent {
         id: row.id,
         created_at: Some(to_proto(row.created_at)),
         updated_at: Some(to_proto(row.updated_at)),
+    }
+}
+
+#[cfg(feature = "broken")]
+impl Service {
+    /// What no handler may do: the organization of an id that came with the request. See the feature in `Cargo.toml`.
+    async fn trusting(&self, ctx: RequestCtx, agent: &str) -> Result<RequestCtx> {
+        let org = crate::store::sprites::org_of_agent(&mut *self.db.control_once().await?, agent).await?;
+        Ok(match org {
+            Some(org) => ctx.for_tenant(org.parse()?),
+            None => ctx,
+        })
     }
 }

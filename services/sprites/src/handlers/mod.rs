@@ -5,5 +5,4 @@ mod integrations;
 mod internal;
 mod jobs;
 mod runner;
-mod tenants;
 mod work_items;

@@ -103,6 +103,21 @@ pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> sqlx::Res
         .await
 }
 
+/// Those that get a secret, after an id.
+pub async fn with_secret(
+    conn: &mut PgConnection,
+    secret: &str,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<AgentRow>> {
+    sqlx::query_as(select!("AND a.id > $1 AND a.config -> 'secrets' ? $3 ORDER BY a.id LIMIT $2"))
+        .bind(after)
+        .bind(limit)
+        .bind(secret)
+        .fetch_all(conn)
+        .await
+}
+
 /// Writes a locked agent back.
 pub async fn save(conn: &mut PgConnection, a: &AgentRow) -> sqlx::Result<()> {
     sqlx::query("UPDATE agents SET name = $2, state = $3, config = $4, updated_at = $5 WHERE id = $1")

@@ -312,6 +312,20 @@ pub async fn lock_running(
     .await
 }
 
+/// An agent's running jobs, locked: (id, agent, attempts, allowed). Their attempt does not count: it is taken from them.
+pub async fn lock_interrupted(
+    conn: &mut PgConnection,
+    agent: &str,
+) -> sqlx::Result<Vec<(String, String, i32, i32)>> {
+    sqlx::query_as(
+        "UPDATE jobs SET attempts = attempts - 1 WHERE agent_id = $1 AND state = 'running' \
+         RETURNING id, agent_id, attempts, max_attempts",
+    )
+    .bind(agent)
+    .fetch_all(conn)
+    .await
+}
+
 /// Running jobs whose lease ended, locked: (id, agent, attempts, allowed).
 pub async fn lock_expired(
     conn: &mut PgConnection,
@@ -350,7 +364,7 @@ pub struct Pointer {
     pub tenant_number: i64,
 }
 
-/// Due pointers of one kind, in `control`: at most `each` of every tenant, so that one with many holds nobody back.
+/// Due pointers of one kind, in `control`, of organizations whose work goes on (leases end in the others, too): at most `each` of every tenant, so that one with many holds nobody back.
 pub async fn due(
     conn: &mut PgConnection,
     kind: &str,
@@ -360,7 +374,8 @@ pub async fn due(
 ) -> sqlx::Result<Vec<Pointer>> {
     sqlx::query_as(
         "SELECT p.job_id, t.tenant_number FROM \
-            (SELECT DISTINCT tenant_number FROM job_pointers WHERE kind = $1 AND due_at <= $2) t \
+            (SELECT DISTINCT p.tenant_number FROM job_pointers p JOIN tenants o ON o.number = p.tenant_number \
+                AND (o.state = 'active' OR (o.state = 'suspended' AND $1 = 'leased')) WHERE kind = $1 AND due_at <= $2) t \
          CROSS JOIN LATERAL (SELECT job_id, due_at FROM job_pointers \
             WHERE kind = $1 AND due_at <= $2 AND tenant_number = t.tenant_number ORDER BY due_at, job_id LIMIT $3) p \
          ORDER BY p.due_at LIMIT $4",
@@ -376,4 +391,17 @@ pub async fn due(
 /// How many pointers of each kind there are, for metrics.
 pub async fn depths(conn: &mut PgConnection) -> sqlx::Result<Vec<(String, i64)>> {
     sqlx::query_as("SELECT kind, count(*) FROM job_pointers GROUP BY kind").fetch_all(conn).await
+}
+
+/// Cancels jobs that nothing leads to: after a restore under another id, beside the organization that they are of.
+pub async fn cancel_pointless(conn: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE jobs SET state = 'cancelled', reason = 'restored elsewhere', reserved = false, leased_until = NULL \
+         WHERE state IN ('queued', 'blocked', 'running') AND NOT EXISTS ( \
+            SELECT FROM control.job_pointers p JOIN control.tenants t ON t.number = p.tenant_number \
+            WHERE p.job_id = jobs.id AND current_schema() = 't_' || t.number)",
+    )
+    .execute(conn)
+    .await?;
+    Ok(())
 }

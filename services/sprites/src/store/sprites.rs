@@ -18,6 +18,8 @@ pub struct SpriteRow {
     pub phase: String,
     /// The agent is paused.
     pub paused: bool,
+    /// The organization's work stands still.
+    pub suspended: bool,
     /// Jobs at the same time.
     pub concurrency: i32,
     /// Counts starts; part of the token.
@@ -49,10 +51,11 @@ pub async fn to_reconcile(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::
                 count(*) FILTER (WHERE kind IN ('queued', 'ready')) AS queued, \
                 min(due_at) FILTER (WHERE kind = 'ready') AS oldest \
             FROM job_pointers WHERE kind <> 'blocked' GROUP BY agent_id) \
-         SELECT s.id, s.tenant_number, s.org_id, s.agent_id, s.phase, s.paused, s.concurrency, s.generation, s.failures, \
+         SELECT s.id, s.tenant_number, s.org_id, s.agent_id, s.phase, s.paused, t.state <> 'active' AS suspended, \
+            s.concurrency, s.generation, s.failures, \
             s.next_try_at, s.active_at, s.asked_at, coalesce(w.ready, 0) AS ready, coalesce(w.leased, 0) AS leased, \
             coalesce(w.queued, 0) AS queued, w.oldest \
-         FROM sprites s LEFT JOIN work w USING (agent_id) \
+         FROM sprites s JOIN tenants t ON t.number = s.tenant_number LEFT JOIN work w USING (agent_id) \
          WHERE s.phase <> 'stopped' OR w.ready > 0",
     )
     .bind(now)
@@ -113,6 +116,37 @@ pub async fn note_asked(conn: &mut PgConnection, id: &str, now: DateTime<Utc>) -
     Ok(())
 }
 
+/// All Sprites of an organization are to go; answers how many are still there.
+pub async fn destroy_all(conn: &mut PgConnection, org: &str) -> sqlx::Result<i64> {
+    sqlx::query(
+        "UPDATE sprites SET phase = 'destroying', token_sha256 = NULL WHERE org_id = $1 AND phase <> 'destroying'",
+    )
+    .bind(org)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query_scalar("SELECT count(*) FROM sprites WHERE org_id = $1").bind(org).fetch_one(conn).await
+}
+
+/// All Sprites of an organization are provisioned anew.
+pub async fn provision_all(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE control.sprites SET phase = 'provisioning', token_sha256 = NULL, asked_at = NULL, failures = 0 WHERE org_id = $1",
+    )
+    .bind(org)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whose agent it is, whoever asks: for the broken handler of `prove-isolation --broken` alone.
+#[cfg(feature = "broken")]
+pub async fn org_of_agent(conn: &mut PgConnection, agent: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT org_id FROM sprites WHERE agent_id = $1")
+        .bind(agent)
+        .fetch_optional(conn)
+        .await
+}
+
 /// Forgets a destroyed Sprite.
 pub async fn delete(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM sprites WHERE id = $1 AND phase = 'destroying'").bind(id).execute(conn).await?;
@@ -134,10 +168,14 @@ pub async fn by_token(conn: &mut PgConnection, sha256: &[u8]) -> sqlx::Result<Op
 
 /// What a runner needs to know of its Sprite: (agent, phase).
 pub async fn of_runner(conn: &mut PgConnection, sprite: &str) -> sqlx::Result<Option<(String, String)>> {
-    sqlx::query_as("SELECT agent_id, phase FROM sprites WHERE id = $1")
-        .bind(sprite)
-        .fetch_optional(conn)
-        .await
+    // Where the organization's work stands still its runners stop, whatever the reconciler has got to.
+    sqlx::query_as(
+        "SELECT s.agent_id, CASE WHEN t.state = 'active' THEN s.phase ELSE 'stopping' END \
+         FROM sprites s JOIN tenants t ON t.number = s.tenant_number WHERE s.id = $1",
+    )
+    .bind(sprite)
+    .fetch_optional(conn)
+    .await
 }
 
 /// Shows the tenant the new state.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use nitejar_common::error::{Error, Result};
 use nitejar_common::id::OrgId;
 use nitejar_common::secret::Secret;
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 const NONCE: usize = 12;
@@ -19,6 +20,13 @@ impl std::fmt::Debug for MasterKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("MasterKey")
     }
+}
+
+/// The master keys of the configuration: the newest wraps, earlier ones still open what they wrapped.
+#[derive(Debug)]
+pub struct MasterKeys {
+    newest: MasterKey,
+    earlier: Vec<MasterKey>,
 }
 
 /// Encrypts one organization's secrets.
@@ -55,6 +63,13 @@ impl MasterKey {
         Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
     }
 
+    /// Names it without showing it.
+    pub fn id(&self) -> String {
+        let digest =
+            Sha256::new().chain_update(b"nitejar master key").chain_update(self.0.as_slice()).finalize();
+        hex::encode(&digest[..8])
+    }
+
     /// A new data key of an organization, and its wrapped form.
     pub fn new_data_key(&self, org: &OrgId) -> Result<(DataKey, Vec<u8>)> {
         let key = DataKey(Zeroizing::new(nitejar_common::rng::bytes()));
@@ -81,6 +96,52 @@ impl MasterKey {
 
     fn aad(org: &OrgId) -> Vec<u8> {
         format!("{org}|data_keys|wrapped").into_bytes()
+    }
+}
+
+impl MasterKeys {
+    /// The newest one first.
+    pub fn new(newest: MasterKey, earlier: Vec<MasterKey>) -> Self {
+        Self { newest, earlier }
+    }
+
+    /// Names the newest.
+    pub fn id(&self) -> String {
+        self.newest.id()
+    }
+
+    /// A new data key of an organization, and its wrapped form.
+    pub fn new_data_key(&self, org: &OrgId) -> Result<(DataKey, Vec<u8>)> {
+        self.newest.new_data_key(org)
+    }
+
+    /// Unwraps an organization's data key, whichever wrapped it.
+    pub fn unwrap_data_key(&self, org: &OrgId, wrapped: &[u8]) -> Result<DataKey> {
+        self.any(|key| key.unwrap_data_key(org, wrapped))
+    }
+
+    /// Wraps a data key with the newest, whichever wrapped it before.
+    pub fn rewrap(&self, org: &OrgId, wrapped: &[u8]) -> Result<Vec<u8>> {
+        let key = self.unwrap_data_key(org, wrapped)?;
+        seal(&self.newest.0, key.0.as_slice(), &MasterKey::aad(org))
+    }
+
+    /// Encrypts a mail that waits to be sent.
+    pub fn seal_mail(&self, mail: &[u8]) -> Result<Vec<u8>> {
+        self.newest.seal_mail(mail)
+    }
+
+    /// Decrypts it.
+    pub fn open_mail(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
+        self.any(|key| key.open_mail(sealed))
+    }
+
+    fn any<T>(&self, open: impl Fn(&MasterKey) -> Result<T>) -> Result<T> {
+        let first = open(&self.newest);
+        if first.is_ok() {
+            return first;
+        }
+        self.earlier.iter().map(open).find(Result::is_ok).unwrap_or(first)
     }
 }
 
@@ -142,5 +203,30 @@ mod tests {
             assert!(key.open(&changed, place).is_err(), "byte {i}");
         }
         assert!(key.open(b"short", place).is_err());
+    }
+
+    #[test]
+    fn a_master_key_is_changed_and_then_opens_nothing() {
+        let key = |byte| MasterKey(Zeroizing::new([byte; 32]));
+        let org = OrgId::new(&SystemClock);
+        let old = MasterKeys::new(key(1), Vec::new());
+        let (data_key, wrapped) = old.new_data_key(&org).unwrap();
+        let place = Place { org: &org, name: "TOKEN", version: 1 };
+        let sealed = data_key.seal(&Secret::new("hush"), place).unwrap();
+        let mail = old.seal_mail(b"mail").unwrap();
+        // While both are there, everything opens.
+        let both = MasterKeys::new(key(2), vec![key(3), key(1)]);
+        assert_eq!(
+            both.unwrap_data_key(&org, &wrapped).unwrap().open(&sealed, place).unwrap().expose(),
+            "hush"
+        );
+        assert_eq!(both.open_mail(&mail).unwrap().as_slice(), b"mail");
+        let anew = both.rewrap(&org, &wrapped).unwrap();
+        assert!(both.rewrap(&OrgId::new(&SystemClock), &wrapped).is_err(), "nor for another organization");
+        // Afterwards the new one alone does, and the old one does not.
+        let new = MasterKeys::new(key(2), Vec::new());
+        assert_eq!(new.unwrap_data_key(&org, &anew).unwrap().open(&sealed, place).unwrap().expose(), "hush");
+        assert!(old.unwrap_data_key(&org, &anew).is_err());
+        assert_ne!(old.id(), new.id());
     }
 }

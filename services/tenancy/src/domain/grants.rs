@@ -19,32 +19,39 @@ pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
     }
 }
 
-/// The same for taking a role from a member: an admin doesn't touch owners.
-pub fn may_take(ctx: &RequestCtx, role: Role) -> Result<()> {
-    match (ctx.role, role) {
-        (Some(Role::Owner), _) => Ok(()),
-        (_, Role::Owner) => {
-            Err(Error::new(Code::PermissionDenied, "Only an owner changes or removes an owner."))
-        }
-        _ => Ok(()),
+/// Who gives, takes or changes permissions holds them all.
+pub fn hold_all(ctx: &RequestCtx, permissions: &[String]) -> Result<()> {
+    match permissions.iter().find(|p| !ctx.may(p)) {
+        Some(missing) => Err(Error::lacks(missing)),
+        None => Ok(()),
     }
 }
 
-/// A key's scopes: known, within its role, and everything it will hold is held by its creator.
-pub fn key_scopes(ctx: &RequestCtx, role: Role, scopes: &[String]) -> Result<()> {
+/// The same for taking a role from a member: nobody touches who holds more than they do themselves.
+pub fn may_take(ctx: &RequestCtx, role: Role) -> Result<()> {
+    if role == Role::Owner && ctx.role != Some(Role::Owner) {
+        return Err(Error::new(Code::PermissionDenied, "Only an owner changes or removes an owner."));
+    }
+    may_give(ctx, role)
+}
+
+/// A key's scopes: known, within its role and what custom roles `add`, and everything it will hold is held by its creator.
+pub fn key_scopes(ctx: &RequestCtx, role: Role, added: &[String], scopes: &[String]) -> Result<()> {
     if ctx.role.is_none_or(|own| role > own) {
         return may_give(ctx, role);
     }
     for (i, scope) in scopes.iter().enumerate() {
-        if !permission::is_known(scope) || !role.allows(scope) {
+        if !permission::is_known(scope) || !(role.allows(scope) || added.contains(scope)) {
             return Err(Error::invalid(
                 format!("/scopes/{i}"),
-                format!("must be a permission of the role {}", role.as_str()),
+                format!("must be a permission of the role {}, or of its custom roles", role.as_str()),
             ));
         }
     }
     let holds = |p: &str| scopes.is_empty() || scopes.iter().any(|s| s == p);
-    match role.permissions().find(|p| holds(p) && !ctx.may(p)) {
+    let lacks = |p: &&str| holds(p) && !ctx.may(p);
+    let custom = added.iter().map(String::as_str).find(lacks);
+    match role.permissions().find(lacks).or(custom) {
         Some(missing) => Err(Error::lacks(missing)),
         None => Ok(()),
     }
@@ -73,6 +80,8 @@ mod tests {
         assert!(may_give(&narrow, Role::Viewer).is_err(), "a leaked key must not invite its thief");
         assert!(may_take(&ctx(Role::Admin, None), Role::Owner).is_err());
         assert!(may_take(&ctx(Role::Admin, None), Role::Admin).is_ok());
+        assert!(may_take(&ctx(Role::Viewer, None), Role::Admin).is_err(), "a custom role is no fixed one");
+        assert!(may_take(&narrow, Role::Viewer).is_err());
         assert!(may_take(&ctx(Role::Owner, None), Role::Owner).is_ok());
     }
 
@@ -80,17 +89,17 @@ mod tests {
     fn a_narrowed_key_makes_only_keys_as_narrow() {
         let narrow = ctx(Role::Admin, Some(&["keys.write", "jobs.read"]));
         let scopes = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-        assert!(key_scopes(&narrow, Role::Viewer, &scopes(&["jobs.read"])).is_ok());
-        assert_eq!(key_scopes(&narrow, Role::Viewer, &[]).unwrap_err().code(), Code::PermissionDenied);
-        assert!(key_scopes(&narrow, Role::Admin, &scopes(&["agents.write"])).is_err());
+        assert!(key_scopes(&narrow, Role::Viewer, &[], &scopes(&["jobs.read"])).is_ok());
+        assert_eq!(key_scopes(&narrow, Role::Viewer, &[], &[]).unwrap_err().code(), Code::PermissionDenied);
+        assert!(key_scopes(&narrow, Role::Admin, &[], &scopes(&["agents.write"])).is_err());
         let wide = ctx(Role::Admin, None);
-        assert!(key_scopes(&wide, Role::Admin, &[]).is_ok());
+        assert!(key_scopes(&wide, Role::Admin, &[], &[]).is_ok());
         assert_eq!(
-            key_scopes(&wide, Role::Viewer, &scopes(&["jobs.run"])).unwrap_err().code(),
+            key_scopes(&wide, Role::Viewer, &[], &scopes(&["jobs.run"])).unwrap_err().code(),
             Code::InvalidArgument
         );
         assert_eq!(
-            key_scopes(&wide, Role::Viewer, &scopes(&["nonsense"])).unwrap_err().code(),
+            key_scopes(&wide, Role::Viewer, &[], &scopes(&["nonsense"])).unwrap_err().code(),
             Code::InvalidArgument
         );
     }

@@ -1,6 +1,12 @@
 //! Pure rules: no SQL, no transport.
 
+pub mod access;
 pub mod email;
 pub mod envelope;
 pub mod grants;
+pub mod life;
+pub mod networks;
+pub mod receipt;
 pub mod settings;
+pub mod slug;
+pub mod table;

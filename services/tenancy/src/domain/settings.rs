@@ -1,5 +1,7 @@
 //! An organization's name and settings, and changing a part of them.
 
+use std::collections::BTreeMap;
+
 use nitejar_common::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -24,12 +26,16 @@ impl Default for Settings {
 }
 
 /// What a change may touch.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Editable {
     /// Display name.
     pub name: String,
     /// Settings.
     pub settings: Settings,
+    /// The owners' own notes.
+    pub metadata: BTreeMap<String, String>,
+    /// Its id in a system of the owners'.
+    pub external_id: String,
 }
 
 impl Editable {
@@ -38,6 +44,8 @@ impl Editable {
         for path in mask {
             match path.as_str() {
                 "name" => self.name.clone_from(&from.name),
+                "metadata" => self.metadata.clone_from(&from.metadata),
+                "external_id" => self.external_id.clone_from(&from.external_id),
                 "settings" => self.settings = from.settings.clone(),
                 "settings.timezone" => self.settings.timezone.clone_from(&from.settings.timezone),
                 "settings.billing_email" => {
@@ -59,6 +67,10 @@ impl Editable {
 
     fn check(&mut self) -> Result<()> {
         check_name(&self.name)?;
+        check_metadata(&self.metadata)?;
+        if self.external_id.len() > 100 || !self.external_id.bytes().all(|b| b.is_ascii_graphic()) {
+            return Err(Error::invalid("/external_id", "must be up to 100 visible ASCII characters"));
+        }
         if self.settings.timezone.is_empty() {
             self.settings.timezone = "UTC".into();
         }
@@ -81,12 +93,43 @@ impl Editable {
     }
 }
 
+/// At most 50 notes: plain names, texts of up to 500 characters.
+fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
+    let name = |k: &str| (1..=40).contains(&k.len()) && k.bytes().all(plain);
+    let text = |v: &str| v.chars().count() <= 500 && !v.contains('\0');
+    if metadata.len() > 50 || !metadata.iter().all(|(k, v)| name(k) && text(v)) {
+        return Err(Error::invalid(
+            "/metadata",
+            "must be at most 50 entries, each with a name of 1 to 40 of a-z, A-Z, 0-9, _, . and -, and up to 500 characters",
+        ));
+    }
+    Ok(())
+}
+
+/// Whether a character hides, or turns text around.
+fn tricky(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+/// A text for people to read: 1 to 500 visible characters.
+pub fn check_text(text: String, pointer: &str) -> Result<String> {
+    let length = text.trim().chars().count();
+    let broken = |c: char| tricky(c) && c != '\n';
+    if length == 0 || text.chars().count() > 500 || text.chars().any(broken) {
+        return Err(Error::invalid(pointer, "must be 1 to 500 visible characters"));
+    }
+    Ok(text)
+}
+
+/// The same, or none.
+pub fn check_optional_text(text: &str, pointer: &str) -> Result<()> {
+    if text.is_empty() { Ok(()) } else { check_text(text.to_owned(), pointer).map(drop) }
+}
+
 /// 1 to 100 characters, none that hides or turns text around.
 pub fn check_name(name: &str) -> Result<()> {
-    let tricky = |c: char| {
-        c.is_control()
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-    };
     let length = name.trim().chars().count();
     if length == 0 || name.chars().count() > 100 || name.chars().any(tricky) {
         return Err(Error::invalid("/name", "must be 1 to 100 visible characters"));
@@ -100,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_mask_changes_what_it_names_and_nothing_else() {
-        let before = Editable { name: "A".into(), settings: Settings::default() };
+        let before = Editable { name: "A".into(), ..Editable::default() };
         let wish = Editable {
             name: "B".into(),
             settings: Settings {
@@ -108,6 +151,8 @@ mod tests {
                 billing_email: "X@y.de".into(),
                 job_timeout_seconds: 5,
             },
+            metadata: BTreeMap::from([("tier".into(), "gold".into())]),
+            external_id: "crm-1".into(),
         };
         let apply = |mask: &[&str]| {
             let mut e = before.clone();
@@ -120,6 +165,20 @@ mod tests {
             (one.name.as_str(), one.settings.billing_email.as_str(), one.settings.timezone.as_str()),
             ("A", "x@y.de", "UTC")
         );
+        let noted = apply(&["metadata", "external_id"]).unwrap();
+        assert_eq!(
+            (noted.metadata["tier"].as_str(), noted.external_id.as_str(), noted.name.as_str()),
+            ("gold", "crm-1", "A")
+        );
+        for (key, value) in
+            [("", "x"), ("a b", "x"), (&*"k".repeat(41), "x"), ("k", &*"v".repeat(501)), ("k", "\0")]
+        {
+            assert!(
+                check_metadata(&BTreeMap::from([(key.into(), value.into())])).is_err(),
+                "{key:?} {value:?}"
+            );
+        }
+        assert!(check_metadata(&(0..51).map(|i| (format!("k{i}"), String::new())).collect()).is_err());
         assert!(apply(&["slug"]).is_err());
         assert!(
             check_name("ab\u{202e}cd").is_err()

@@ -105,6 +105,16 @@ impl TenancyInternal for Service {
         Ok(Response::new(pb::ShareRatesResponse { counts: counts.collect() }))
     }
 
+    async fn report_leaks(
+        &self,
+        request: Request<pb::ReportLeaksRequest>,
+    ) -> Result<Response<pb::ReportLeaksResponse>, Status> {
+        only(&ctx(&request)?.actor.id, "gateway")?;
+        let r = request.into_inner();
+        let labels = self.take_report(&r.key_identifier, &r.signature, &r.body).await?;
+        Ok(Response::new(pb::ReportLeaksResponse { labels }))
+    }
+
     async fn open_secrets(
         &self,
         request: Request<pb::OpenSecretsRequest>,
@@ -117,6 +127,7 @@ impl TenancyInternal for Service {
         }
         let org = ctx.tenant()?;
         let mut tx = self.db.tenant(&ctx).await?;
+        secrets::hold_data_keys(tx.conn()).await.map_err(Error::from)?;
         let rows = secrets::by_names(tx.conn(), &r.names).await.map_err(Error::from)?;
         let mut keys = HashMap::new();
         let mut values = HashMap::new();
@@ -179,6 +190,9 @@ fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
     let mut answer = pb::ResolveCredentialResponse {
         key_id: row.key_id.clone(),
         expires_at: row.expires_at.map(to_proto),
+        org_state: row.org_state.clone().unwrap_or_default(),
+        networks: row.networks,
+        requests_per_minute: row.requests_per_minute.and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         ..Default::default()
     };
     match (row.user_id, row.org_id) {
@@ -186,8 +200,9 @@ fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
             answer.actor_kind = "user".into();
             answer.actor_id = user;
             answer.actor_name = row.user_name.unwrap_or_default();
-            if row.active {
+            if row.org_state.is_some() {
                 answer.role = row.member_role.unwrap_or_default();
+                answer.grants = row.member_grants.unwrap_or_default();
             }
         }
         (None, home) => {
@@ -195,8 +210,9 @@ fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
             answer.actor_id = row.key_id;
             answer.actor_name = row.name;
             answer.home_org_id = home.unwrap_or_default();
-            if answer.home_org_id == asked && row.active {
+            if answer.home_org_id == asked && row.org_state.is_some() {
                 answer.role = row.role.unwrap_or_default();
+                answer.grants = row.grants;
                 answer.scopes = row.scopes.unwrap_or_default();
                 answer.scoped = !answer.scopes.is_empty();
             }

@@ -1,24 +1,23 @@
 //! Invitations.
 
-use chrono::Duration;
+use nitejar_common::OrgState;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
-use nitejar_common::id::InvitationId;
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::page;
+use nitejar_common::permission::Role;
 use nitejar_common::time::to_proto;
-use nitejar_db::errors::is_unique_violation;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::invitations_server::Invitations;
 use tonic::{Request, Response, Status};
 
 use super::members;
 use crate::Service;
-use crate::domain::{email, grants};
+use crate::domain::{email, grants, table};
+use crate::inviting::{self, LIFETIME, MOST_SENT, Seats};
 use crate::store::invitations::{self, InvitationRow};
-use crate::store::members::MemberRow;
-
-const LIFETIME: Duration = Duration::days(7);
+use crate::store::members::{self as rows, MemberRow};
+use crate::store::{orgs, roles};
 
 #[tonic::async_trait]
 impl Invitations for Service {
@@ -30,34 +29,29 @@ impl Invitations for Service {
         let r = request.into_inner();
         let role = members::parse_role(&r.role)?;
         grants::may_give(&ctx, role)?;
-        let now = self.clock.now();
-        let row = InvitationRow {
-            id: InvitationId::new(&*self.clock).to_string(),
-            email: email::normalized(&r.email, "/email")?,
-            role: role.as_str().to_owned(),
-            state: "pending".into(),
-            accepted_by: None,
-            expires_at: now + LIFETIME,
-            created_at: now,
-        };
-        let token = key::generate(KeyKind::Invitation);
+        let email = email::normalized(&r.email, "/email")?;
+        let limit = self.entitlements(&ctx).await?.seats_limit;
         let mut tx = self.db.tenant(&ctx).await?;
-        invitations::revoke_expired(tx.conn(), &row.email, now).await.map_err(Error::from)?;
-        invitations::insert(tx.conn(), &row, &key::sha256(token.expose())).await.map_err(|e| {
-            if is_unique_violation(&e, "invitations_pending") {
-                Error::new(
-                    Code::AlreadyExists,
-                    "This address has a pending invitation. Revoke it to send another one.",
-                )
-                .violation("/email", "must have no pending invitation")
-            } else {
-                e.into()
-            }
-        })?;
-        let details = [("email", row.email.clone()), ("role", row.role.clone())];
-        let target = ("invitation", row.id.as_str());
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.created", target, &details)
-            .await?;
+        let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
+        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
+        if !rows::with_emails(tx.conn(), std::slice::from_ref(&email)).await.map_err(Error::from)?.is_empty()
+        {
+            return Err(inviting::is_member().into());
+        }
+        let known = [email.clone()];
+        if !invitations::pending_of(tx.conn(), &known, self.clock.now())
+            .await
+            .map_err(Error::from)?
+            .is_empty()
+        {
+            return Err(inviting::is_invited().into());
+        }
+        if !inviting::mailed_often(&mut tx, &known, self.clock.now()).await?.is_empty() {
+            return Err(inviting::is_mailed_often().into());
+        }
+        seats.take()?;
+        let custom = custom.into_iter().map(|c| c.id).collect();
+        let (row, token) = self.invite(&mut tx, &ctx, email, role, custom).await?;
         let token = token.expose().to_owned();
         tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row)), token }).await
     }
@@ -115,15 +109,22 @@ impl Invitations for Service {
         let mut control = self.db.control().await?;
         let org =
             invitations::org_of(control.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
+        let life = orgs::get(control.conn(), &org).await.map_err(Error::from)?;
+        let life = life.and_then(|org| OrgState::parse(&org.state)).ok_or_else(unknown)?;
         control.commit().await?;
         let ctx = ctx.for_tenant(org.parse().map_err(Error::from)?);
+        // Whether it matters is known later; but nothing is asked of others within a transaction.
+        let seats_limit = self.entitlements(&ctx).await.map(|allowed| allowed.seats_limit);
         let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let row =
             invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
         // Who holds the token but not the address learns no more than that it is not theirs.
         if row.email != user.email {
             return Err(unknown().into());
         }
+        life.require_active()?;
+        let limit = seats_limit?;
         let now = self.clock.now();
         let again = row.state == "accepted" && row.accepted_by.as_deref() == Some(&user.id);
         let usable = row.state == "pending" && row.expires_at > now;
@@ -142,12 +143,10 @@ impl Invitations for Service {
             joined_at: now,
         };
         let member = if again {
-            crate::store::members::lock(tx.conn(), &member.user_id)
-                .await
-                .map_err(Error::from)?
-                .ok_or_else(unknown)?
+            rows::lock(tx.conn(), &member.user_id).await.map_err(Error::from)?.ok_or_else(unknown)?
         } else {
-            if !crate::store::members::insert(tx.conn(), &member).await.map_err(Error::from)? {
+            Seats::lock(&mut tx, limit, now, false).await?.take()?;
+            if !rows::insert(tx.conn(), &member).await.map_err(Error::from)? {
                 return Err(
                     Error::new(Code::Conflict, "You are a member of this organization already.").into()
                 );
@@ -155,13 +154,149 @@ impl Invitations for Service {
             invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id))
                 .await
                 .map_err(Error::from)?;
+            // As far as they still exist.
+            let custom = roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)?;
+            let ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
+            roles::set_of_member(tx.conn(), &member.user_id, &ids).await.map_err(Error::from)?;
             let details = [("role", row.role)];
             let target = ("invitation", row.id.as_str());
             nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.accepted", target, &details)
                 .await?;
             member
         };
-        tx.answer(pb::AcceptInvitationResponse { org_id: org, member: Some(members::to_pb(member)) }).await
+        let custom = roles::of_actor(tx.conn(), &member.user_id).await.map_err(Error::from)?;
+        let member = members::to_pb(member, custom.into_iter().map(|c| c.id).collect());
+        tx.answer(pb::AcceptInvitationResponse { org_id: org, member: Some(member) }).await
+    }
+
+    async fn resend_invitation(
+        &self,
+        request: Request<pb::ResendInvitationRequest>,
+    ) -> Result<Response<pb::CreateInvitationResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let id = &request.get_ref().invitation_id;
+        let now = self.clock.now();
+        let limit = self.entitlements(&ctx).await?.seats_limit;
+        let mut tx = self.db.tenant(&ctx).await?;
+        let mut seats = Seats::lock(&mut tx, limit, now, true).await?;
+        let row = invitations::lock(tx.conn(), id).await.map_err(Error::from)?;
+        let mut row = row.ok_or_else(|| Error::not_found(format!("invitation {id}")))?;
+        if row.state != "pending" {
+            return Err(Error::new(Code::Conflict, format!("It was {} already.", row.state)).into());
+        }
+        if row.sent >= MOST_SENT {
+            let detail = format!("It was sent {MOST_SENT} times. Revoke it, and make sure of the address.");
+            return Err(Error::new(Code::Conflict, detail).into());
+        }
+        // Nobody revives by it what they could not give.
+        grants::may_give(&ctx, members::parse_role(&row.role)?)?;
+        for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
+            grants::hold_all(&ctx, &custom.permissions)?;
+        }
+        if row.expires_at <= now {
+            seats.take()?; // Its own was free again.
+        }
+        let token = key::generate(KeyKind::Invitation);
+        row.expires_at = now + LIFETIME;
+        invitations::renew(tx.conn(), id, &key::sha256(token.expose()), row.expires_at)
+            .await
+            .map_err(Error::from)?;
+        self.mail_invitation(&mut tx, &ctx, &row, &token).await?;
+        let details = [("email", row.email.clone())];
+        let target = ("invitation", id.as_str());
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.resent", target, &details).await?;
+        let token = token.expose().to_owned();
+        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row)), token }).await
+    }
+
+    async fn import_invitations(
+        &self,
+        request: Request<pb::ImportInvitationsRequest>,
+    ) -> Result<Response<pb::ImportInvitationsResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let role = if r.role.is_empty() { Role::Member } else { members::parse_role(&r.role)? };
+        let table = table::read(&r.csv, role)?;
+        let limit = self.entitlements(&ctx).await?.seats_limit;
+        let now = self.clock.now();
+        let mut tx = self.db.tenant(&ctx).await?;
+        let mut seats = Seats::lock(&mut tx, limit, now, true).await?;
+        let emails: Vec<String> =
+            table.iter().filter_map(|row| Some(row.wish.as_ref().ok()?.0.clone())).collect();
+        let known = rows::with_emails(tx.conn(), &emails).await.map_err(Error::from)?;
+        let pending = invitations::pending_of(tx.conn(), &emails, now).await.map_err(Error::from)?;
+        let often = inviting::mailed_often(&mut tx, &emails, now).await?;
+        let mut answer = Vec::with_capacity(table.len());
+        let mut invited = 0;
+        for row in table {
+            let mut told = pb::ImportedRow {
+                line: u32::try_from(row.line).unwrap_or(u32::MAX),
+                email: row.text,
+                ..pb::ImportedRow::default()
+            };
+            let outcome = match row.wish {
+                Err((outcome, detail)) => Err((outcome, detail)),
+                Ok((email, role)) => {
+                    role.as_str().clone_into(&mut told.role);
+                    let said = |error: Error| error.detail().to_owned();
+                    if known.contains(&email) {
+                        Err(("already_member", said(inviting::is_member())))
+                    } else if pending.contains(&email) {
+                        Err(("already_invited", said(inviting::is_invited())))
+                    } else if often.contains(&email) {
+                        Err(("invited_too_often", said(inviting::is_mailed_often())))
+                    } else if let Err(error) = grants::may_give(&ctx, role) {
+                        Err(("not_permitted", said(error)))
+                    } else if let Err(error) = seats.take() {
+                        Err(("no_seat", said(error)))
+                    } else {
+                        Ok(self.invite(&mut tx, &ctx, email, role, Vec::new()).await?.0)
+                    }
+                }
+            };
+            match outcome {
+                Ok(made) => {
+                    invited += 1;
+                    told.outcome = "invited".into();
+                    told.invitation_id = made.id;
+                }
+                Err((outcome, detail)) => {
+                    outcome.clone_into(&mut told.outcome);
+                    told.detail = detail;
+                }
+            }
+            answer.push(told);
+        }
+        let details = [("rows", answer.len().to_string()), ("invited", invited.to_string())];
+        let target = ("org", ctx.tenant()?.as_str());
+        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitations.imported", target, &details)
+            .await?;
+        tx.answer(pb::ImportInvitationsResponse { rows: answer, invited }).await
+    }
+
+    async fn decline_invitation(
+        &self,
+        request: Request<pb::DeclineInvitationRequest>,
+    ) -> Result<Response<pb::DeclineInvitationResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let user = self.user(ctx.require_user()?).await?;
+        let hash = key::sha256(&request.get_ref().token);
+        let unknown = || Error::not_found("invitation with this token");
+        let org =
+            invitations::org_of(&mut *self.db.control_once().await?, &hash).await.map_err(Error::from)?;
+        let ctx = ctx.for_tenant(org.ok_or_else(unknown)?.parse().map_err(Error::from)?);
+        let mut tx = self.db.tenant(&ctx).await?;
+        let row = invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?;
+        let row = row.filter(|row| row.email == user.email).ok_or_else(unknown)?;
+        if row.state == "pending" {
+            invitations::end(tx.conn(), &row.id, "declined", None).await.map_err(Error::from)?;
+            let target = ("invitation", row.id.as_str());
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.declined", target, &[])
+                .await?;
+        } else if row.state != "declined" {
+            return Err(Error::new(Code::InvitationUnusable, format!("It was {} already.", row.state)).into());
+        }
+        tx.answer(pb::DeclineInvitationResponse {}).await
     }
 }
 
@@ -170,6 +305,7 @@ fn to_pb(row: InvitationRow) -> pb::Invitation {
         id: row.id,
         email: row.email,
         role: row.role,
+        role_ids: row.role_ids,
         state: row.state,
         expires_at: Some(to_proto(row.expires_at)),
         created_at: Some(to_proto(row.created_at)),

@@ -1,20 +1,33 @@
 //! An organization's API keys.
 
-use nitejar_common::error::{Error, Result};
+use chrono::{DateTime, Duration, Utc};
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::id::KeyId;
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::page;
 use nitejar_common::permission::Role;
+use nitejar_common::secret::Secret;
 use nitejar_common::time::to_proto;
+use nitejar_db::TenantTx;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::keys_server::Keys;
 use tonic::{Request, Response, Status};
 
+use super::members::by_actor;
 use super::users::expiry;
 use crate::Service;
-use crate::domain::grants;
+use crate::domain::settings::check_name;
+use crate::domain::{grants, networks};
 use crate::store::keys::{self, KeyRow};
+use crate::store::org;
+use crate::store::roles::{self, RoleRow};
+
+/// Living keys of one organization.
+const MOST: i64 = 100;
+/// A rotated key works on for so long, unless said otherwise.
+const OVERLAP: u32 = 86_400;
 
 #[tonic::async_trait]
 impl Keys for Service {
@@ -28,28 +41,30 @@ impl Keys for Service {
         let role = role.ok_or_else(|| Error::invalid("/role", "must be admin, member or viewer"))?;
         r.scopes.sort();
         r.scopes.dedup();
-        grants::key_scopes(&ctx, role, &r.scopes)?;
         let now = self.clock.now();
-        let secret = key::generate(KeyKind::Api);
-        let row = KeyRow {
-            id: KeyId::new(&*self.clock).to_string(),
+        let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
+        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
+        let added: Vec<String> = custom.iter().flat_map(|c| c.permissions.clone()).collect();
+        grants::key_scopes(&ctx, role, &added, &r.scopes)?;
+        let role_ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
+        let (row, secret) = self.new_key(KeyRow {
+            id: String::new(),
             name: r.name,
-            prefix: key::display_prefix(&secret),
+            prefix: String::new(),
             role: role.as_str().to_owned(),
             scopes: r.scopes,
             expires_at: expiry(r.expires_at, now)?,
             revoked_at: None,
             created_at: now,
             created_by: ctx.actor.id.clone(),
-        };
-        let mut tx = self.db.tenant(&ctx).await?;
-        keys::insert(tx.conn(), &row, &key::sha256(secret.expose())).await.map_err(Error::from)?;
-        let details =
-            [("name", row.name.clone()), ("role", row.role.clone()), ("scopes", row.scopes.join(","))];
-        let target = ("key", row.id.as_str());
-        nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "key.created", target, &details).await?;
+            networks: networks::normalized(&r.allowed_networks)?,
+            requests_per_minute: r.requests_per_minute.and_then(|n| i32::try_from(n).ok()),
+            replaces: String::new(),
+        });
+        self.add_key(&mut tx, &ctx, &row, &secret, &role_ids, "key.created").await?;
         let secret = secret.expose().to_owned();
-        tx.answer(pb::CreateKeyResponse { key: Some(to_pb(row, None)), secret }).await
+        tx.answer(pb::CreateKeyResponse { key: Some(to_pb(row, None, role_ids)), secret }).await
     }
 
     async fn list_keys(
@@ -62,10 +77,94 @@ impl Keys for Service {
         let after = page::after(&r.page_token)?;
         let mut tx = self.db.tenant_read(&ctx).await?;
         let rows = keys::list(tx.conn(), &after, size + 1).await.map_err(Error::from)?;
-        tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |(k, _)| k.id.clone());
-        let keys = rows.into_iter().map(|(k, used)| to_pb(k, used)).collect();
-        Ok(Response::new(pb::ListKeysResponse { keys, next_page_token }))
+        let ids: Vec<String> = rows.iter().map(|(k, _)| k.id.clone()).collect();
+        let mut custom = by_actor(roles::of_actors(tx.conn(), &ids).await.map_err(Error::from)?);
+        tx.commit().await?;
+        let keys = rows.into_iter().map(|(k, used)| {
+            let role_ids = custom.remove(&k.id).unwrap_or_default();
+            to_pb(k, used, role_ids)
+        });
+        Ok(Response::new(pb::ListKeysResponse { keys: keys.collect(), next_page_token }))
+    }
+
+    async fn update_key(&self, request: Request<pb::UpdateKeyRequest>) -> Result<Response<pb::Key>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
+        let mut row = self.living(&mut tx, &r.key_id).await?;
+        let before = row.clone();
+        let custom = roles::of_actor(tx.conn(), &row.id).await.map_err(Error::from)?;
+        for path in r.update_mask.map(|m| m.paths).unwrap_or_default() {
+            match path.as_str() {
+                "name" => row.name.clone_from(&r.name),
+                "allowed_networks" => row.networks = networks::normalized(&r.allowed_networks)?,
+                "requests_per_minute" => {
+                    row.requests_per_minute = i32::try_from(r.requests_per_minute).ok().filter(|n| *n > 0);
+                }
+                other => {
+                    let must = format!("must name fields that can change; {other} can't");
+                    return Err(Error::invalid("/update_mask", must).into());
+                }
+            }
+        }
+        check_name(&row.name)?;
+        let same = (&row.name, &row.networks, row.requests_per_minute)
+            == (&before.name, &before.networks, before.requests_per_minute);
+        if !same {
+            // Whoever opens it to other networks, or lets it do more, holds all that it opens.
+            if (&row.networks, row.requests_per_minute) != (&before.networks, before.requests_per_minute) {
+                held_all(&ctx, &row, &custom)?;
+            }
+            keys::save(tx.conn(), &row).await.map_err(Error::from)?;
+            let details = [
+                ("name", row.name.clone()),
+                ("networks", row.networks.join(",")),
+                ("requests_per_minute", row.requests_per_minute.map_or_else(String::new, |n| n.to_string())),
+            ];
+            let target = ("key", row.id.as_str());
+            nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "key.updated", target, &details).await?;
+        }
+        tx.commit().await?;
+        Ok(Response::new(to_pb(row, None, custom.into_iter().map(|r| r.id).collect())))
+    }
+
+    async fn rotate_key(
+        &self,
+        request: Request<pb::RotateKeyRequest>,
+    ) -> Result<Response<pb::CreateKeyResponse>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let now = self.clock.now();
+        let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
+        let mut old = self.living(&mut tx, &r.key_id).await?;
+        let custom = roles::of_actor(tx.conn(), &old.id).await.map_err(Error::from)?;
+        // Whoever gets the new secret holds all that it opens.
+        held_all(&ctx, &old, &custom)?;
+        let expires_at = match r.expires_at {
+            Some(at) => expiry(Some(at), now)?,
+            None => old.expires_at,
+        };
+        let (row, secret) = self.new_key(KeyRow {
+            created_at: now,
+            created_by: ctx.actor.id.clone(),
+            expires_at,
+            replaces: old.id.clone(),
+            ..old.clone()
+        });
+        let overlap = Duration::seconds(r.overlap_seconds.unwrap_or(OVERLAP).into());
+        if overlap.is_zero() {
+            keys::revoke(tx.conn(), &old.id, now).await.map_err(Error::from)?;
+        } else {
+            old.expires_at = Some(old.expires_at.map_or(now + overlap, |at| at.min(now + overlap)));
+            keys::save(tx.conn(), &old).await.map_err(Error::from)?;
+        }
+        let role_ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
+        self.add_key(&mut tx, &ctx, &row, &secret, &role_ids, "key.rotated").await?;
+        let secret = secret.expose().to_owned();
+        tx.answer(pb::CreateKeyResponse { key: Some(to_pb(row, None, role_ids)), secret }).await
     }
 
     async fn revoke_key(
@@ -85,7 +184,70 @@ impl Keys for Service {
     }
 }
 
-fn to_pb(k: KeyRow, last_used_at: Option<chrono::DateTime<chrono::Utc>>) -> pb::Key {
+impl Service {
+    /// A key with an id and a secret of its own.
+    fn new_key(&self, key: KeyRow) -> (KeyRow, Secret) {
+        let secret = key::generate(KeyKind::Api);
+        let (id, prefix) = (KeyId::new(&*self.clock).to_string(), key::display_prefix(&secret));
+        (KeyRow { id, prefix, ..key }, secret)
+    }
+
+    async fn add_key(
+        &self,
+        tx: &mut TenantTx,
+        ctx: &RequestCtx,
+        row: &KeyRow,
+        secret: &Secret,
+        role_ids: &[String],
+        action: &str,
+    ) -> Result<()> {
+        // Two who add one at the same time count one after the other.
+        org::lock(tx.conn()).await?;
+        if keys::count(tx.conn(), row.created_at).await? >= MOST {
+            let detail =
+                format!("An organization has at most {MOST} living keys. Revoke one that is not used.");
+            return Err(Error::new(Code::Conflict, detail));
+        }
+        keys::insert(tx.conn(), row, &key::sha256(secret.expose())).await?;
+        if !role_ids.is_empty() {
+            roles::set_of_key(tx.conn(), &row.id, role_ids).await?;
+        }
+        let details = [
+            ("name", row.name.clone()),
+            ("role", row.role.clone()),
+            ("roles", role_ids.join(",")),
+            ("scopes", row.scopes.join(",")),
+            ("networks", row.networks.join(",")),
+            ("replaces", row.replaces.clone()),
+        ];
+        let target = ("key", row.id.as_str());
+        nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, target, &details).await
+    }
+
+    /// A key that still works, locked.
+    async fn living(&self, tx: &mut TenantTx, id: &str) -> Result<KeyRow> {
+        let row = keys::lock(tx.conn(), id).await?.ok_or_else(|| Error::not_found(format!("key {id}")))?;
+        let now = self.clock.now();
+        if row.revoked_at.is_some() || row.expires_at.is_some_and(|at| at <= now) {
+            return Err(Error::new(Code::Conflict, "It was revoked or has expired. Make a new one."));
+        }
+        Ok(row)
+    }
+}
+
+/// Refused unless the caller holds all that a key opens. A scope that its roles no longer permit opens nothing.
+fn held_all(ctx: &RequestCtx, key: &KeyRow, custom: &[RoleRow]) -> Result<()> {
+    let added: Vec<String> = custom.iter().flat_map(|c| c.permissions.clone()).collect();
+    let role = Role::parse(&key.role).ok_or_else(|| Error::internal("a key without a role"))?;
+    let opens = |scope: &&String| role.allows(scope) || added.contains(scope);
+    let scopes: Vec<String> = key.scopes.iter().filter(opens).cloned().collect();
+    if scopes.is_empty() && !key.scopes.is_empty() {
+        return Ok(()); // None would mean all.
+    }
+    grants::key_scopes(ctx, role, &added, &scopes)
+}
+
+fn to_pb(k: KeyRow, last_used_at: Option<DateTime<Utc>>, role_ids: Vec<String>) -> pb::Key {
     pb::Key {
         id: k.id,
         name: k.name,
@@ -97,5 +259,9 @@ fn to_pb(k: KeyRow, last_used_at: Option<chrono::DateTime<chrono::Utc>>) -> pb::
         revoked_at: k.revoked_at.map(to_proto),
         created_at: Some(to_proto(k.created_at)),
         created_by: k.created_by,
+        role_ids,
+        allowed_networks: k.networks,
+        requests_per_minute: k.requests_per_minute.and_then(|n| u32::try_from(n).ok()),
+        replaces: k.replaces,
     }
 }

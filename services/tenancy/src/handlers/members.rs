@@ -1,5 +1,7 @@
 //! People in an organization.
 
+use std::collections::HashMap;
+
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
@@ -14,6 +16,7 @@ use tonic::{Request, Response, Status};
 use crate::Service;
 use crate::domain::grants;
 use crate::store::members::{self, MemberRow};
+use crate::store::roles;
 
 #[tonic::async_trait]
 impl Members for Service {
@@ -26,13 +29,17 @@ impl Members for Service {
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let rows = members::list(tx.conn(), &after, size + 1).await.map_err(Error::from)?;
-        tx.commit().await?;
+        let rows =
+            members::list(tx.conn(), r.query.trim(), &r.role, &after, size + 1).await.map_err(Error::from)?;
         let (rows, next_page_token) = page::cut(rows, size, |m| m.user_id.clone());
-        Ok(Response::new(pb::ListMembersResponse {
-            members: rows.into_iter().map(to_pb).collect(),
-            next_page_token,
-        }))
+        let ids: Vec<String> = rows.iter().map(|m| m.user_id.clone()).collect();
+        let mut custom = by_actor(roles::of_actors(tx.conn(), &ids).await.map_err(Error::from)?);
+        tx.commit().await?;
+        let members = rows.into_iter().map(|m| {
+            let role_ids = custom.remove(&m.user_id).unwrap_or_default();
+            to_pb(m, role_ids)
+        });
+        Ok(Response::new(pb::ListMembersResponse { members: members.collect(), next_page_token }))
     }
 
     async fn update_member(
@@ -53,8 +60,9 @@ impl Members for Service {
                 .await?;
             role.as_str().clone_into(&mut row.role);
         }
+        let custom = roles::of_actor(tx.conn(), &row.user_id).await.map_err(Error::from)?;
         tx.commit().await?;
-        Ok(Response::new(to_pb(row)))
+        Ok(Response::new(to_pb(row, custom.into_iter().map(|r| r.id).collect())))
     }
 
     async fn remove_member(
@@ -79,7 +87,12 @@ impl Members for Service {
 
 impl Service {
     /// Ends a membership in a transaction that is still to be committed.
-    async fn end_membership(&self, ctx: &RequestCtx, user: &str, action: &str) -> Result<TenantTx> {
+    pub(crate) async fn end_membership(
+        &self,
+        ctx: &RequestCtx,
+        user: &str,
+        action: &str,
+    ) -> Result<TenantTx> {
         let mut tx = self.db.tenant(ctx).await?;
         let row = ending_membership(&mut tx, ctx, user, false).await?;
         members::delete(tx.conn(), user).await?;
@@ -103,6 +116,9 @@ async fn ending_membership(
     let role = parse_role(&row.role)?;
     if ctx.actor.id != user {
         grants::may_take(ctx, role)?;
+        for custom in roles::of_actor(tx.conn(), user).await? {
+            grants::hold_all(ctx, &custom.permissions)?;
+        }
     }
     if role == Role::Owner && !stays_owner && owners.len() < 2 {
         return Err(Error::new(
@@ -117,12 +133,22 @@ pub(crate) fn parse_role(name: &str) -> Result<Role> {
     Role::parse(name).ok_or_else(|| Error::invalid("/role", "must be owner, admin, member or viewer"))
 }
 
-pub(crate) fn to_pb(m: MemberRow) -> pb::Member {
+/// (actor, role)s as a map.
+pub(crate) fn by_actor(pairs: Vec<(String, String)>) -> HashMap<String, Vec<String>> {
+    let mut map: HashMap<String, Vec<String>> = HashMap::new();
+    for (actor, role) in pairs {
+        map.entry(actor).or_default().push(role);
+    }
+    map
+}
+
+pub(crate) fn to_pb(m: MemberRow, role_ids: Vec<String>) -> pb::Member {
     pb::Member {
         user_id: m.user_id,
         email: m.email,
         name: m.name,
         role: m.role,
+        role_ids,
         joined_at: Some(to_proto(m.joined_at)),
     }
 }

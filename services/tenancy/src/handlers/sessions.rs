@@ -72,7 +72,7 @@ impl Sessions for Service {
         };
         sessions::ask(tx.conn(), &sign_in, now, now + LINK).await.map_err(Error::from)?;
         let link = format!("{}/sign-in/finish#token={}", self.public_url, token.expose());
-        mail::push(&mut tx, &ctx, self, &Mail::sign_in(&email, &link)).await?;
+        mail::push(tx.conn(), &ctx, self, &Mail::sign_in(&email, &link)).await?;
         let details = [("email", email.clone()), ("address", r.address)];
         self.audit_platform(tx.conn(), &ctx, "sign_in.started", ("email", &email), &details).await?;
         tx.commit().await?;
@@ -108,6 +108,11 @@ impl Sessions for Service {
             last_seen_at: now,
             expires_at: now + self.session.longest,
         };
+        let places = sessions::places(tx.conn(), &user.id).await.map_err(Error::from)?;
+        if is_new_device(&places, &session) {
+            let mail = Mail::new_device(&user.email, &session.user_agent, &session.address, now);
+            mail::push(tx.conn(), &ctx, self, &mail).await?;
+        }
         sessions::insert(tx.conn(), &user.id, &session).await.map_err(Error::from)?;
         for id in sessions::end_unused(tx.conn(), &user.id, MOST, now, self.session.idle)
             .await
@@ -184,6 +189,14 @@ impl Sessions for Service {
         let (tx, ended) = self.revoke(&ctx, None, None).await?;
         tx.answer(&ctx, pb::SignOutEverywhereResponse { session: String::new(), ended }).await
     }
+}
+
+/// Whether somebody who has signed in before now does so with another browser, or from another network.
+fn is_new_device(places: &[(String, String)], session: &SessionRow) -> bool {
+    let of = |address: &str| address.parse().map_or_else(|_| address.to_owned(), |a| network(a).to_string());
+    let here = of(&session.address);
+    let known = |(agent, address): &(String, String)| *agent == session.user_agent && of(address) == here;
+    !places.is_empty() && !places.iter().any(known)
 }
 
 /// Two have the secret: an old one is shown, although the new one has long been used. One that was replaced because nobody
@@ -278,7 +291,10 @@ impl Service {
             actor_kind: "user".into(),
             actor_id: found.user_id,
             actor_name: found.user_name,
-            role: found.member_role.filter(|_| found.active).unwrap_or_default(),
+            role: found.member_role.filter(|_| found.org_state.is_some()).unwrap_or_default(),
+            grants: found.member_grants.filter(|_| found.org_state.is_some()).unwrap_or_default(),
+            signed_in_at: Some(to_proto(found.created_at)),
+            org_state: found.org_state.unwrap_or_default(),
             key_id: found.id,
             expires_at: Some(to_proto(found.expires_at.min(now + self.session.idle))),
             rotate: lost || old,

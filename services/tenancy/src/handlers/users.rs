@@ -118,6 +118,22 @@ impl Users for Service {
         }
         tx.answer(&ctx, pb::RevokeKeyResponse {}).await
     }
+
+    async fn export_me(
+        &self,
+        request: Request<pb::ExportMeRequest>,
+    ) -> Result<Response<pb::ExportMeResponse>, Status> {
+        Ok(Response::new(self.export_account(&ctx(&request)?).await?))
+    }
+
+    async fn delete_me(
+        &self,
+        request: Request<pb::DeleteMeRequest>,
+    ) -> Result<Response<pb::DeleteMeResponse>, Status> {
+        let ctx = ctx(&request)?;
+        self.delete_account(&ctx, &request.get_ref().email).await?;
+        Ok(Response::new(pb::DeleteMeResponse {}))
+    }
 }
 
 impl Service {
@@ -141,6 +157,9 @@ impl Service {
             created_at: now,
         };
         let mut tx = self.db.control().await?;
+        if !users::lock(tx.conn(), &row.user_id).await.map_err(Error::from)? {
+            return Err(Error::not_found(format!("user {}", row.user_id)).into());
+        }
         if credentials::count_personal(tx.conn(), &row.user_id, now).await.map_err(Error::from)? >= MOST {
             let detail =
                 format!("A person has at most {MOST} living keys. Revoke one that is not used any more.");
@@ -172,7 +191,7 @@ pub(crate) fn expiry(
     }
 }
 
-fn key_to_pb(k: PersonalKey) -> pb::Key {
+pub(crate) fn key_to_pb(k: PersonalKey) -> pb::Key {
     pb::Key {
         id: k.key_id,
         name: k.name,

@@ -20,14 +20,22 @@ pub struct CredentialRow {
     pub role: Option<String>,
     /// Its scopes; empty: not narrowed.
     pub scopes: Option<Vec<String>>,
+    /// What custom roles add to it.
+    pub grants: Vec<String>,
     /// The person's role in the organization asked for.
     pub member_role: Option<String>,
-    /// Whether the organization asked for is active.
-    pub active: bool,
+    /// What custom roles add to that.
+    pub member_grants: Option<Vec<String>>,
+    /// Of the organization asked for, while there is one for anybody.
+    pub org_state: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<DateTime<Utc>>,
     /// Last noted use.
     pub last_used_at: Option<DateTime<Utc>>,
+    /// Networks that it may be used from; none: from anywhere.
+    pub networks: Vec<String>,
+    /// Its own limit.
+    pub requests_per_minute: Option<i32>,
 }
 
 /// The credential with that hash, unless it is revoked or expired.
@@ -38,12 +46,15 @@ pub async fn resolve(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Option<CredentialRow>> {
     sqlx::query_as(
-        "SELECT c.key_id, c.name, c.user_id, u.name AS user_name, c.org_id, c.role, c.scopes, m.role AS member_role, \
-         EXISTS (SELECT FROM control.orgs o WHERE o.id = $2 AND o.state = 'active') AS active, c.expires_at, c.last_used_at \
+        "SELECT c.key_id, c.name, c.user_id, u.name AS user_name, c.org_id, c.role, c.grants, c.scopes, m.role AS member_role, \
+         m.grants AS member_grants, \
+         (SELECT o.state FROM control.orgs o WHERE o.id = $2 AND o.state IN ('active', 'suspended', 'deleting')) AS org_state, \
+         c.expires_at, c.last_used_at, c.networks, c.requests_per_minute \
          FROM control.credentials c \
          LEFT JOIN control.users u ON u.id = c.user_id \
          LEFT JOIN control.memberships m ON m.user_id = c.user_id AND m.org_id = $2 \
-         WHERE c.sha256 = $1 AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > $3)",
+         WHERE c.sha256 = $1 AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > $3) \
+         AND u.deleted_at IS NULL",
     )
     .bind(sha256)
     .bind(org)
@@ -96,9 +107,8 @@ pub async fn insert_personal(
     Ok(())
 }
 
-/// How many living keys a person has, who can't get another one until this transaction ends.
+/// How many living keys a locked person has.
 pub async fn count_personal(conn: &mut PgConnection, user_id: &str, now: DateTime<Utc>) -> sqlx::Result<i64> {
-    sqlx::query("SELECT FROM users WHERE id = $1 FOR UPDATE").bind(user_id).execute(&mut *conn).await?;
     sqlx::query_scalar(
         "SELECT count(*) FROM credentials \
          WHERE user_id = $1 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $2)",
@@ -157,4 +167,58 @@ pub async fn touch(conn: &mut PgConnection, key_id: &str, at: DateTime<Utc>) -> 
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// A key, whoever's it is.
+#[derive(Clone, Debug, FromRow)]
+pub struct Ending {
+    /// `key_…`
+    pub key_id: String,
+    /// What it is for.
+    pub name: String,
+    /// The person of a personal key.
+    pub user_id: Option<String>,
+    /// The organization of an organization's key.
+    pub org_id: Option<String>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// How often its owners were to be told of that by now.
+    pub due: i32,
+}
+
+/// Keys that end within a week, or a day, and whose owners were not told of it. One that was made for a shorter time ends as
+/// expected.
+pub async fn ending(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<Vec<Ending>> {
+    sqlx::query_as(
+        "SELECT key_id, name, user_id, org_id, expires_at, due FROM ( \
+            SELECT *, CASE WHEN expires_at < $1 + interval '1 day' THEN 2 ELSE 1 END AS due FROM credentials \
+            WHERE revoked_at IS NULL AND notices < 2 AND expires_at > $1 AND expires_at < $1 + interval '7 days') c \
+         WHERE notices < due AND expires_at - created_at > CASE due WHEN 2 THEN interval '2 days' ELSE interval '8 days' END \
+         ORDER BY expires_at LIMIT 100",
+    )
+    .bind(now)
+    .fetch_all(conn)
+    .await
+}
+
+/// Notes that its owners are told; whether nobody else did so.
+pub async fn note_told(conn: &mut PgConnection, key: &Ending) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "UPDATE credentials SET notices = $2 WHERE key_id = $1 AND notices < $2 AND revoked_at IS NULL",
+    )
+    .bind(&key.key_id)
+    .bind(key.due)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// The key with that hash, also when it has ended.
+pub async fn by_hash(conn: &mut PgConnection, sha256: &[u8; 32]) -> sqlx::Result<Option<Ending>> {
+    sqlx::query_as(
+        "SELECT key_id, name, user_id, org_id, expires_at, 0 AS due FROM credentials WHERE sha256 = $1",
+    )
+    .bind(sha256.as_slice())
+    .fetch_optional(conn)
+    .await
 }

@@ -12,6 +12,8 @@ pub struct InvitationRow {
     pub email: String,
     /// The role it gives.
     pub role: String,
+    /// Custom roles it gives beside that.
+    pub role_ids: Vec<String>,
     /// `pending`, `accepted` or `revoked`.
     pub state: String,
     /// Who accepted it.
@@ -20,6 +22,8 @@ pub struct InvitationRow {
     pub expires_at: DateTime<Utc>,
     /// Since when.
     pub created_at: DateTime<Utc>,
+    /// How often its mail was written.
+    pub sent: i32,
 }
 
 /// Adds one.
@@ -29,8 +33,8 @@ pub async fn insert(
     token_sha256: &[u8; 32],
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at) \
-         VALUES ($1, $2, $3, $4, 'pending', $5, $6)",
+        "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at, role_ids) \
+         VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7)",
     )
     .bind(&row.id)
     .bind(&row.email)
@@ -38,6 +42,7 @@ pub async fn insert(
     .bind(token_sha256.as_slice())
     .bind(row.expires_at)
     .bind(row.created_at)
+    .bind(&row.role_ids)
     .execute(&mut *conn)
     .await?;
     sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;
@@ -67,7 +72,7 @@ pub async fn lock_by_token(
     conn: &mut PgConnection,
     token_sha256: &[u8; 32],
 ) -> sqlx::Result<Option<InvitationRow>> {
-    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE token_sha256 = $1 FOR UPDATE")
+    sqlx::query_as("SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations WHERE token_sha256 = $1 FOR UPDATE")
         .bind(token_sha256.as_slice())
         .fetch_optional(conn)
         .await
@@ -75,7 +80,7 @@ pub async fn lock_by_token(
 
 /// One invitation, locked.
 pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<InvitationRow>> {
-    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE id = $1 FOR UPDATE").bind(id).fetch_optional(conn).await
+    sqlx::query_as("SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations WHERE id = $1 FOR UPDATE").bind(id).fetch_optional(conn).await
 }
 
 /// Pending ones after an id.
@@ -85,12 +90,69 @@ pub async fn pending(
     after: &str,
     limit: i64,
 ) -> sqlx::Result<Vec<InvitationRow>> {
-    sqlx::query_as("SELECT id, email, role, state, accepted_by, expires_at, created_at FROM invitations WHERE state = 'pending' AND expires_at > $1 AND id > $2 ORDER BY id LIMIT $3")
+    sqlx::query_as("SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations WHERE state = 'pending' AND expires_at > $1 AND id > $2 ORDER BY id LIMIT $3")
     .bind(now)
     .bind(after)
     .bind(limit)
     .fetch_all(conn)
     .await
+}
+
+/// How many are pending.
+pub async fn count_pending(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM invitations WHERE state = 'pending' AND expires_at > $1")
+        .bind(now)
+        .fetch_one(conn)
+        .await
+}
+
+/// Which of these addresses have a pending one.
+pub async fn pending_of(
+    conn: &mut PgConnection,
+    emails: &[String],
+    now: DateTime<Utc>,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT email FROM invitations WHERE email = ANY ($1) AND state = 'pending' AND expires_at > $2",
+    )
+    .bind(emails)
+    .bind(now)
+    .fetch_all(conn)
+    .await
+}
+
+/// Which of these addresses got so many mails of this organization's invitations since then that they get no more.
+pub async fn mailed_often(
+    conn: &mut PgConnection,
+    emails: &[String],
+    since: DateTime<Utc>,
+    most: i64,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT email FROM invitations WHERE email = ANY ($1) AND created_at > $2 GROUP BY email HAVING sum(sent) >= $3",
+    )
+    .bind(emails)
+    .bind(since)
+    .bind(most)
+    .fetch_all(conn)
+    .await
+}
+
+/// Gives a locked one a new token and time. The token before leads nowhere from then on.
+pub async fn renew(
+    conn: &mut PgConnection,
+    id: &str,
+    token_sha256: &[u8; 32],
+    expires_at: DateTime<Utc>,
+) -> sqlx::Result<()> {
+    sqlx::query("UPDATE invitations SET token_sha256 = $2, expires_at = $3, sent = sent + 1 WHERE id = $1")
+        .bind(id)
+        .bind(token_sha256.as_slice())
+        .bind(expires_at)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;
+    Ok(())
 }
 
 /// Ends one.

@@ -1,7 +1,7 @@
 //! An organization's API keys, and the copy in `control` that finds them by their hash.
 
 use chrono::{DateTime, Utc};
-use sqlx::{FromRow, PgConnection};
+use sqlx::{AssertSqlSafe, FromRow, PgConnection};
 
 /// A key without its secret part.
 #[derive(Clone, Debug, FromRow)]
@@ -24,13 +24,26 @@ pub struct KeyRow {
     pub created_at: DateTime<Utc>,
     /// Who made it.
     pub created_by: String,
+    /// Networks that it may be used from; none: from anywhere.
+    pub networks: Vec<String>,
+    /// Its own limit.
+    pub requests_per_minute: Option<i32>,
+    /// The key that it was made instead of.
+    pub replaces: String,
+}
+
+const COLUMNS: &str = "id, name, prefix, role, scopes, expires_at, revoked_at, created_at, created_by, networks, \
+     requests_per_minute, replaces";
+
+fn select(rest: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(format!("SELECT {COLUMNS} FROM keys {rest}"))
 }
 
 /// Adds a key.
 pub async fn insert(conn: &mut PgConnection, key: &KeyRow, sha256: &[u8; 32]) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO keys (id, name, prefix, role, scopes, expires_at, created_at, created_by) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO keys (id, name, prefix, role, scopes, expires_at, created_at, created_by, networks, \
+            requests_per_minute, replaces) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
     )
     .bind(&key.id)
     .bind(&key.name)
@@ -40,15 +53,64 @@ pub async fn insert(conn: &mut PgConnection, key: &KeyRow, sha256: &[u8; 32]) ->
     .bind(key.expires_at)
     .bind(key.created_at)
     .bind(&key.created_by)
+    .bind(&key.networks)
+    .bind(key.requests_per_minute)
+    .bind(&key.replaces)
     .execute(&mut *conn)
     .await?;
-    sqlx::query("SELECT control.key_put($1, $2, $3, $4, $5, $6)")
+    sqlx::query("SELECT control.key_put($1, $2, $3, $4, $5, $6, $7, $8, $9)")
         .bind(sha256.as_slice())
         .bind(&key.id)
         .bind(&key.name)
         .bind(&key.role)
         .bind(&key.scopes)
         .bind(key.expires_at)
+        .bind(&key.networks)
+        .bind(key.requests_per_minute)
+        .bind(key.created_at)
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// One key.
+pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<KeyRow>> {
+    sqlx::query_as(select("WHERE id = $1")).bind(id).fetch_optional(conn).await
+}
+
+/// One key, kept from changing until the transaction ends.
+pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<KeyRow>> {
+    sqlx::query_as(select("WHERE id = $1 FOR UPDATE")).bind(id).fetch_optional(conn).await
+}
+
+/// How many live.
+pub async fn count(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT count(*) FROM keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
+    )
+    .bind(now)
+    .fetch_one(conn)
+    .await
+}
+
+/// Writes a locked key's name, end and limits back.
+pub async fn save(conn: &mut PgConnection, key: &KeyRow) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE keys SET name = $2, expires_at = $3, networks = $4, requests_per_minute = $5 WHERE id = $1",
+    )
+    .bind(&key.id)
+    .bind(&key.name)
+    .bind(key.expires_at)
+    .bind(&key.networks)
+    .bind(key.requests_per_minute)
+    .execute(&mut *conn)
+    .await?;
+    sqlx::query("SELECT control.key_change($1, $2, $3, $4, $5)")
+        .bind(&key.id)
+        .bind(&key.name)
+        .bind(key.expires_at)
+        .bind(&key.networks)
+        .bind(key.requests_per_minute)
         .execute(conn)
         .await?;
     Ok(())
@@ -60,14 +122,11 @@ pub async fn list(
     after: &str,
     limit: i64,
 ) -> sqlx::Result<Vec<(KeyRow, Option<DateTime<Utc>>)>> {
-    let rows: Vec<KeyRow> = sqlx::query_as(
-        "SELECT id, name, prefix, role, scopes, expires_at, revoked_at, created_at, created_by FROM keys \
-         WHERE id > $1 ORDER BY id LIMIT $2",
-    )
-    .bind(after)
-    .bind(limit)
-    .fetch_all(&mut *conn)
-    .await?;
+    let rows: Vec<KeyRow> = sqlx::query_as(select("WHERE id > $1 ORDER BY id LIMIT $2"))
+        .bind(after)
+        .bind(limit)
+        .fetch_all(&mut *conn)
+        .await?;
     let ids: Vec<&str> = rows.iter().map(|k| k.id.as_str()).collect();
     let used: Vec<(String, Option<DateTime<Utc>>)> =
         sqlx::query_as("SELECT key_id, last_used_at FROM control.keys_last_used($1)")

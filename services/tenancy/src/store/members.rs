@@ -3,6 +3,8 @@
 use chrono::{DateTime, Utc};
 use sqlx::{FromRow, PgConnection};
 
+use crate::store::orgs::Owner;
+
 /// A member.
 #[derive(Clone, Debug, FromRow)]
 pub struct MemberRow {
@@ -50,6 +52,14 @@ pub async fn lock(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<Me
         .await
 }
 
+/// One member.
+pub async fn get(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<MemberRow>> {
+    sqlx::query_as("SELECT user_id, email, name, role, joined_at FROM members WHERE user_id = $1")
+        .bind(user)
+        .fetch_optional(conn)
+        .await
+}
+
 /// All owners, locked: two who leave at the same time can't both believe that the other stays.
 pub async fn lock_owners(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar("SELECT user_id FROM members WHERE role = 'owner' ORDER BY user_id FOR UPDATE")
@@ -57,13 +67,40 @@ pub async fn lock_owners(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
         .await
 }
 
-/// Members after an id.
-pub async fn list(conn: &mut PgConnection, after: &str, limit: i64) -> sqlx::Result<Vec<MemberRow>> {
+/// Who owns the organization.
+pub async fn owners(conn: &mut PgConnection) -> sqlx::Result<Vec<Owner>> {
+    sqlx::query_as("SELECT user_id AS id, email FROM members WHERE role = 'owner' ORDER BY user_id")
+        .fetch_all(conn)
+        .await
+}
+
+/// How many there are.
+pub async fn count(conn: &mut PgConnection) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT count(*) FROM members").fetch_one(conn).await
+}
+
+/// Whether one of these addresses is a member's: those that are.
+pub async fn with_emails(conn: &mut PgConnection, emails: &[String]) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar("SELECT email FROM members WHERE email = ANY ($1)").bind(emails).fetch_all(conn).await
+}
+
+/// Members after an id; empty texts do not filter.
+pub async fn list(
+    conn: &mut PgConnection,
+    query: &str,
+    role: &str,
+    after: &str,
+    limit: i64,
+) -> sqlx::Result<Vec<MemberRow>> {
     sqlx::query_as(
-        "SELECT user_id, email, name, role, joined_at FROM members WHERE user_id > $1 ORDER BY user_id LIMIT $2",
+        "SELECT user_id, email, name, role, joined_at FROM members WHERE user_id > $1 \
+         AND ($3 = '' OR position(lower($3) IN lower(name || ' ' || email)) > 0) AND ($4 = '' OR role = $4) \
+         ORDER BY user_id LIMIT $2",
     )
     .bind(after)
     .bind(limit)
+    .bind(query)
+    .bind(role)
     .fetch_all(conn)
     .await
 }
@@ -81,6 +118,11 @@ pub async fn set_role(conn: &mut PgConnection, user: &str, role: &str) -> sqlx::
 /// Removes a member.
 pub async fn delete(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM members WHERE user_id = $1").bind(user).execute(&mut *conn).await?;
+    // Nothing of a person who is gone stays but their id.
+    sqlx::query("UPDATE invitations SET email = accepted_by || '@left.invalid' WHERE accepted_by = $1")
+        .bind(user)
+        .execute(&mut *conn)
+        .await?;
     sqlx::query("SELECT control.member_remove($1)").bind(user).execute(conn).await?;
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The tenant's own row: name, settings, version.
 
+use std::collections::BTreeMap;
+
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 
@@ -13,6 +15,10 @@ pub struct OrgRow {
     pub name: String,
     /// Settings.
     pub settings: Json<Settings>,
+    /// The owners' own notes.
+    pub metadata: Json<BTreeMap<String, String>>,
+    /// Its id in a system of the owners'.
+    pub external_id: String,
     /// Counts up with each change.
     pub version: i64,
 }
@@ -26,6 +32,8 @@ pub struct Founding<'a> {
     pub owner: &'a MemberRow,
     /// The first data key, wrapped.
     pub data_key: &'a [u8],
+    /// By which master key.
+    pub master: &'a str,
 }
 
 /// Makes the row, the first owner and the first data key; whether they were new. One statement: creating an organization
@@ -36,7 +44,7 @@ pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bo
          owner AS (INSERT INTO members (user_id, email, name, role, joined_at) SELECT $3, $4, $5, $6, $7 FROM made \
                    RETURNING user_id, role), \
          data_key AS (INSERT INTO data_keys (version, wrapped, created_at) SELECT 1, $8, $7 FROM made) \
-         SELECT control.member_put(user_id, role) FROM owner",
+         SELECT control.member_put(user_id, role), control.data_keys_wrapped($9) FROM owner",
     )
     .bind(f.name)
     .bind(Json(Settings::default()))
@@ -46,6 +54,7 @@ pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bo
     .bind(&f.owner.role)
     .bind(f.owner.joined_at)
     .bind(f.data_key)
+    .bind(f.master)
     .execute(conn)
     .await?;
     Ok(made.rows_affected() == 1)
@@ -53,19 +62,23 @@ pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bo
 
 /// Reads it.
 pub async fn get(conn: &mut PgConnection) -> sqlx::Result<OrgRow> {
-    sqlx::query_as("SELECT name, settings, version FROM org").fetch_one(conn).await
+    sqlx::query_as("SELECT name, settings, metadata, external_id, version FROM org").fetch_one(conn).await
 }
 
 /// Reads it and keeps others from changing it.
 pub async fn lock(conn: &mut PgConnection) -> sqlx::Result<OrgRow> {
-    sqlx::query_as("SELECT name, settings, version FROM org FOR UPDATE").fetch_one(conn).await
+    sqlx::query_as("SELECT name, settings, metadata, external_id, version FROM org FOR UPDATE")
+        .fetch_one(conn)
+        .await
 }
 
 /// Writes a locked row back.
 pub async fn save(conn: &mut PgConnection, row: &OrgRow) -> sqlx::Result<()> {
-    sqlx::query("UPDATE org SET name = $1, settings = $2, version = $3")
+    sqlx::query("UPDATE org SET name = $1, settings = $2, metadata = $3, external_id = $4, version = $5")
         .bind(&row.name)
         .bind(&row.settings)
+        .bind(&row.metadata)
+        .bind(&row.external_id)
         .bind(row.version)
         .execute(conn)
         .await?;

@@ -27,8 +27,10 @@ pub struct Found {
     pub user_name: String,
     /// Their role in the organization asked for.
     pub member_role: Option<String>,
-    /// Whether that organization is active.
-    pub active: bool,
+    /// What custom roles add to it.
+    pub member_grants: Option<Vec<String>>,
+    /// Of that organization, while there is one for anybody.
+    pub org_state: Option<String>,
     /// The secret is the newest; otherwise it is the one before, or an abandoned one.
     pub newest: bool,
     /// The secret was replaced unused.
@@ -45,6 +47,8 @@ pub struct Found {
     pub last_seen_at: DateTime<Utc>,
     /// When it ends by itself.
     pub expires_at: DateTime<Utc>,
+    /// When its browser signed in.
+    pub created_at: DateTime<Utc>,
 }
 
 /// A session as its owner sees it.
@@ -193,11 +197,11 @@ pub async fn resolve(
         Named::Id(id) => (None, Some(id)),
     };
     sqlx::query_as(
-        "SELECT s.id, s.user_id, u.name AS user_name, m.role AS member_role, \
-         EXISTS (SELECT FROM orgs o WHERE o.id = $2 AND o.state = 'active') AS active, \
+        "SELECT s.id, s.user_id, u.name AS user_name, m.role AS member_role, m.grants AS member_grants, s.created_at, \
+         (SELECT o.state FROM orgs o WHERE o.id = $2 AND o.state IN ('active', 'suspended', 'deleting')) AS org_state, \
          coalesce(s.sha256 = $1, true) AS newest, coalesce(s.abandoned_sha256 = $1, false) AS abandoned, \
          s.lasting, s.previous_sha256 IS NOT NULL AS rotated, s.rotated_at, s.confirmed_at, s.last_seen_at, s.expires_at \
-         FROM sessions s JOIN users u ON u.id = s.user_id \
+         FROM sessions s JOIN users u ON u.id = s.user_id AND u.deleted_at IS NULL \
          LEFT JOIN memberships m ON m.user_id = s.user_id AND m.org_id = $2 \
          WHERE (s.id = $5 OR s.sha256 = $1 OR s.previous_sha256 = $1 OR s.abandoned_sha256 = $1) \
          AND s.revoked_at IS NULL AND s.expires_at > $3 AND s.last_seen_at > $4",
@@ -274,6 +278,14 @@ pub async fn of_user(
     .bind(now - idle)
     .fetch_all(conn)
     .await
+}
+
+/// Where a person signed in before, as far back as it is known: (what the browser called itself, address).
+pub async fn places(conn: &mut PgConnection, user_id: &str) -> sqlx::Result<Vec<(String, String)>> {
+    sqlx::query_as("SELECT DISTINCT user_agent, address FROM sessions WHERE user_id = $1 LIMIT 500")
+        .bind(user_id)
+        .fetch_all(conn)
+        .await
 }
 
 /// Ends a person's sessions: the one with that id, the one with that secret, or, with neither, all. Answers which.

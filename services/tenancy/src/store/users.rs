@@ -45,8 +45,33 @@ pub async fn find_or_insert(conn: &mut PgConnection, wish: &UserRow) -> sqlx::Re
 
 /// One person.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<UserRow>> {
-    sqlx::query_as("SELECT id, email, name, created_at FROM users WHERE id = $1")
+    sqlx::query_as("SELECT id, email, name, created_at FROM users WHERE id = $1 AND deleted_at IS NULL")
         .bind(id)
         .fetch_optional(conn)
         .await
+}
+
+/// Keeps a person from changing until the transaction ends; false when there is none.
+pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<bool> {
+    let found = sqlx::query("SELECT FROM users WHERE id = $1 AND deleted_at IS NULL FOR UPDATE")
+        .bind(id)
+        .fetch_optional(conn)
+        .await?;
+    Ok(found.is_some())
+}
+
+/// Forgets who a locked person is: name, address, links, sessions and keys. Their id stays in what they did.
+pub async fn forget(conn: &mut PgConnection, id: &str, email: &str, now: DateTime<Utc>) -> sqlx::Result<()> {
+    for sql in ["DELETE FROM sessions WHERE user_id = $1", "DELETE FROM credentials WHERE user_id = $1"] {
+        sqlx::query(sql).bind(id).execute(&mut *conn).await?;
+    }
+    sqlx::query("DELETE FROM sign_ins WHERE email = $1").bind(email).execute(&mut *conn).await?;
+    sqlx::query(
+        "UPDATE users SET email = id || '@deleted.invalid', name = 'Deleted', deleted_at = $2 WHERE id = $1",
+    )
+    .bind(id)
+    .bind(now)
+    .execute(conn)
+    .await?;
+    Ok(())
 }

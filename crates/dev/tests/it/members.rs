@@ -1,0 +1,298 @@
+//! People come, go, hand over and are forgotten.
+
+use nitejar_dev::client::{Client, text};
+use nitejar_dev::test_stack::{TestStack, organization, person};
+use reqwest::Method;
+use serde_json::{Value, json};
+
+use crate::people::{Browser, mail, sign_in};
+use crate::world::join;
+
+async fn code(client: &Client, method: Method, path: &str, body: Value) -> (u16, String) {
+    let body = Some(&body).filter(|b| !b.is_null());
+    let answer = client.call(method, path, body).await.unwrap();
+    (answer.status, text(&answer.body, "code"))
+}
+
+/// Everything that people do which the world itself does not do. For the coverage of audit actions.
+pub(crate) async fn deeds(operator: &Client, owner: &Client, org: &str) {
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let (other, _) = person(operator, "declines").await.unwrap();
+    let email = text(&other.get("/v1/me").await.unwrap(), "email");
+    let wish = json!({ "email": email, "role": "viewer" });
+    let invited = owner.post(&at("/invitations"), &wish).await.unwrap();
+    let path = at(&format!("/invitations/{}:resend", text(&invited["invitation"], "id")));
+    let again = owner.post(&path, &json!({})).await.unwrap();
+    other.post("/v1/invitations:decline", &json!({ "token": again["token"] })).await.unwrap();
+    owner.post(&at("/invitations:import"), &json!({ "csv": "email\nimported@example.com" })).await.unwrap();
+    let owner_id = text(&owner.get("/v1/me").await.unwrap(), "id");
+    let (heir, heir_id) = join(operator, owner, org, "admin").await;
+    for accepted in [false, true] {
+        owner.post(&at("/ownership-offer"), &json!({ "user_id": heir_id })).await.unwrap();
+        if accepted {
+            heir.post(&at("/ownership-offer:accept"), &json!({})).await.unwrap();
+        } else {
+            heir.delete(&at("/ownership-offer")).await.unwrap();
+        }
+    }
+    // Gateways hear within a second who is what now.
+    let back = json!({ "role": "owner" });
+    for _ in 0..80 {
+        let done = heir.call(Method::PATCH, &at(&format!("/members/{owner_id}")), Some(&back)).await.unwrap();
+        if done.status == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    owner.until(&at("/secrets"), 5, "their rights", |v| v["secrets"].is_array()).await.unwrap();
+    owner.delete(&at(&format!("/members/{heir_id}"))).await.unwrap();
+    let email = text(&heir.get("/v1/me").await.unwrap(), "email");
+    heir.delete(&format!("/v1/me?email={email}")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_invitation_is_mailed_sent_again_declined_and_good_for_one() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let (guest, _) = person(&operator, "guest").await.unwrap();
+    let email = text(&guest.get("/v1/me").await.unwrap(), "email");
+    let wish = json!({ "email": email.to_uppercase(), "role": "member" });
+    let invited = owner.post(&at("/invitations"), &wish).await.unwrap();
+    let first = mail(&stack, &email, 1).await;
+    let token = text(&invited, "token");
+    assert!(
+        first.text.contains(&format!("/join#token={token}")) && first.subject.contains("Org"),
+        "{first:?}"
+    );
+    assert_eq!(code(&owner, Method::POST, &at("/invitations"), wish).await, (409, "already_exists".into()));
+    // Sent again, the one before leads nowhere.
+    let path = at(&format!("/invitations/{}:resend", text(&invited["invitation"], "id")));
+    let again = owner.post(&path, &json!({})).await.unwrap();
+    assert!(mail(&stack, &email, 2).await.text.contains(&text(&again, "token")));
+    let accept = |token: &str| json!({ "token": token });
+    let found = code(&guest, Method::POST, "/v1/invitations:accept", accept(&token)).await;
+    assert_eq!(found, (404, "not_found".into()));
+    // For another address it is none, whoever holds the token.
+    let (thief, _) = person(&operator, "thief").await.unwrap();
+    for verb in ["accept", "decline"] {
+        let stolen =
+            code(&thief, Method::POST, &format!("/v1/invitations:{verb}"), accept(&text(&again, "token")))
+                .await;
+        assert_eq!(stolen, (404, "not_found".into()), "{verb}");
+    }
+    guest.post("/v1/invitations:decline", &accept(&text(&again, "token"))).await.unwrap();
+    guest.post("/v1/invitations:decline", &accept(&text(&again, "token"))).await.unwrap();
+    let used = code(&guest, Method::POST, "/v1/invitations:accept", accept(&text(&again, "token"))).await;
+    assert_eq!(used, (409, "invitation_unusable".into()));
+    assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
+    // Ten mails are enough.
+    let wish = json!({ "email": "many@example.com", "role": "viewer" });
+    let invited = owner.post(&at("/invitations"), &wish).await.unwrap();
+    let path = at(&format!("/invitations/{}:resend", text(&invited["invitation"], "id")));
+    for _ in 0..9 {
+        owner.post(&path, &json!({})).await.unwrap();
+    }
+    assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let plan = |plan: &str| json!({ "plan": plan });
+    let subscription = format!("/v1/operator/orgs/{org}/subscription");
+    operator.put(&subscription, &plan("team")).await.unwrap();
+    let (admin, _) = join(&operator, &owner, &org, "admin").await;
+    operator.put(&subscription, &plan("free")).await.unwrap();
+    let mine = text(&admin.get("/v1/me").await.unwrap(), "email");
+    owner
+        .post(&at("/invitations"), &json!({ "email": "asked@example.com", "role": "viewer" }))
+        .await
+        .unwrap();
+    let csv = format!(
+        "Name;x,EMAIL,Role\r\nAda,ada@example.com,Viewer\r\n\"L, B\",\"bob@example.com\",\r\nMe,{mine},\r\n\
+         Asked,asked@example.com,\r\nAda,ADA@example.com,\r\nBoss,boss@example.com,owner\r\n\
+         Odd,odd@example.com,king\r\nNone,,\r\nOver,over@example.com,\r\n"
+    );
+    let done = admin.post(&at("/invitations:import"), &json!({ "csv": csv })).await.unwrap();
+    let said: Vec<(i64, String, String)> = done["rows"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|r| (r["line"].as_i64().unwrap(), text(r, "role"), text(r, "outcome")))
+        .collect();
+    let row = |line: i64, role: &str, outcome: &str| (line, role.to_owned(), outcome.to_owned());
+    // Two members and one invitation leave two of five seats.
+    assert_eq!(
+        said,
+        [
+            row(2, "viewer", "invited"),
+            row(3, "member", "invited"),
+            row(4, "member", "already_member"),
+            row(5, "member", "already_invited"),
+            row(6, "", "repeated"),
+            row(7, "owner", "not_permitted"),
+            row(8, "", "invalid"),
+            row(9, "", "invalid"),
+            row(10, "member", "no_seat"),
+        ],
+        "{done}"
+    );
+    assert_eq!(done["invited"], 2);
+    assert!(mail(&stack, "ada@example.com", 1).await.text.contains("as viewer"));
+    let pending = owner.all(&at("/invitations"), "invitations").await.unwrap();
+    assert_eq!(pending.len(), 3);
+    let full = json!({ "email": "more@example.com", "role": "viewer" });
+    assert_eq!(code(&owner, Method::POST, &at("/invitations"), full).await, (402, "seats_limit".into()));
+    let many = "email\n".to_owned() + &"a@b.cd\n".repeat(501);
+    for wrong in ["", "name\nada@example.com\n", many.as_str()] {
+        let refused = code(&owner, Method::POST, &at("/invitations:import"), json!({ "csv": wrong })).await;
+        assert_eq!(refused, (400, "invalid_argument".into()), "{}", &wrong[..wrong.len().min(20)]);
+    }
+    assert_eq!(owner.all(&at("/invitations"), "invitations").await.unwrap().len(), 3);
+    // Found by a part of the name or address, and by role.
+    for (query, found) in [
+        ("query=ADMIN", 1),
+        ("query=example.com", 2),
+        ("role=owner", 1),
+        ("query=%25", 0),
+        ("query=nobody", 0),
+    ] {
+        let list = owner.all(&at(&format!("/members?{query}")), "members").await.unwrap();
+        assert_eq!(list.len(), found, "{query}: {list:?}");
+    }
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ownership_is_handed_over_in_two_steps() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, owner_id) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let (heir, heir_id) = join(&operator, &owner, &org, "viewer").await;
+    let (admin, _) = join(&operator, &owner, &org, "admin").await;
+    let (offer, accept) = (at("/ownership-offer"), at("/ownership-offer:accept"));
+    let to = json!({ "user_id": heir_id });
+    assert_eq!(code(&admin, Method::POST, &offer, to.clone()).await, (403, "permission_denied".into()));
+    let missing = json!({ "user_id": "user_01h2xcejqtf2nbrexx3vqjhp41" });
+    assert_eq!(code(&owner, Method::POST, &offer, missing).await.0, 404);
+    owner.post(&offer, &to).await.unwrap();
+    let email = text(&heir.get("/v1/me").await.unwrap(), "email");
+    assert!(mail(&stack, &email, 2).await.subject.contains("Ownership of Org"));
+    assert_eq!(admin.get(&offer).await.unwrap()["to_user_id"], heir_id.as_str());
+    assert_eq!(code(&admin, Method::POST, &accept, json!({})).await.0, 404, "it is not the admin's");
+    assert_eq!(code(&admin, Method::DELETE, &offer, Value::Null).await.0, 403);
+    heir.delete(&offer).await.unwrap();
+    assert_eq!(code(&heir, Method::POST, &accept, json!({})).await.0, 404, "refused is refused");
+    // An offer of somebody who is no owner any more is none.
+    let (second, second_id) = join(&operator, &owner, &org, "owner").await;
+    second.post(&offer, &to).await.unwrap();
+    owner.patch(&at(&format!("/members/{second_id}")), &json!({ "role": "admin" })).await.unwrap();
+    assert_eq!(code(&heir, Method::POST, &accept, json!({})).await, (409, "conflict".into()));
+    owner.post(&offer, &to).await.unwrap();
+    let done = heir.post(&accept, &json!({})).await.unwrap();
+    assert_eq!(done, json!({ "owner_user_id": heir_id, "former_owner_user_id": owner_id }));
+    let roles: Vec<(String, String)> = heir
+        .all(&at("/members"), "members")
+        .await
+        .unwrap()
+        .iter()
+        .filter(|m| m["user_id"] == owner_id.as_str() || m["user_id"] == heir_id.as_str())
+        .map(|m| (text(m, "user_id"), text(m, "role")))
+        .collect();
+    let expected = [(owner_id, "admin".to_owned()), (heir_id, "owner".to_owned())];
+    assert!(expected.iter().all(|e| roles.contains(e)), "{roles:?}");
+    assert_eq!(code(&heir, Method::GET, &offer, Value::Null).await.0, 404);
+    // A browser must have signed in a moment ago; an organization's key is nobody.
+    heir.until_ok(&at("/secrets"), 5).await.unwrap();
+    let key = heir.post(&at("/keys"), &json!({ "name": "k", "role": "admin" })).await.unwrap();
+    let program = operator.with_key(&text(&key, "secret"));
+    assert_eq!(code(&program, Method::POST, &accept, json!({})).await.0, 403);
+    stack.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_is_shown_and_forgotten() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let mut browser = Browser::new(&stack);
+    sign_in(&stack, &mut browser, "gone@example.com").await;
+    let id = text(&browser.get("/v1/me").await.body, "id");
+    let own = text(&browser.post("/v1/orgs", json!({ "slug": "gones", "name": "Gone's" })).await.body, "id");
+    let key = text(&browser.post("/v1/me/keys", json!({ "name": "laptop" })).await.body, "secret");
+    let client = operator.with_key(&key);
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let wish = json!({ "email": "gone@example.com", "role": "admin" });
+    let invited = owner.post(&format!("/v1/orgs/{org}/invitations"), &wish).await.unwrap();
+    client.post("/v1/invitations:accept", &json!({ "token": invited["token"] })).await.unwrap();
+
+    let shown = client.get("/v1/me:export").await.unwrap();
+    assert_eq!(shown["user"]["email"], "gone@example.com");
+    assert_eq!(
+        (shown["memberships"].as_array().unwrap().len(), shown["sessions"].as_array().unwrap().len()),
+        (2, 1)
+    );
+    assert_eq!(shown["keys"][0]["name"], "laptop");
+    assert!(!shown.to_string().contains(&key), "no secret in it");
+
+    let delete = |email: &str| format!("/v1/me?email={email}");
+    assert_eq!(code(&client, Method::DELETE, &delete("x@example.com"), Value::Null).await.0, 400);
+    let refused = client.call(Method::DELETE, &delete("gone@example.com"), None).await.unwrap();
+    assert_eq!((refused.status, text(&refused.body, "code")), (409, "last_owner".into()));
+    assert!(text(&refused.body, "detail").contains("gones"), "{}", refused.body);
+    assert_eq!(
+        client.get("/v1/me:export").await.unwrap()["memberships"].as_array().unwrap().len(),
+        2,
+        "nothing ended"
+    );
+    // With somebody to own it, all goes.
+    let (heir, heir_id) = join(&operator, &client, &own, "owner").await;
+    client.delete(&delete("Gone@Example.com")).await.unwrap();
+    for _ in 0..80 {
+        if client.call(Method::GET, "/v1/me", None).await.unwrap().status == 401
+            && browser.get("/v1/me").await.status == 401
+        {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(25)).await;
+    }
+    assert_eq!(code(&client, Method::GET, "/v1/me", Value::Null).await.0, 401);
+    assert_eq!(browser.get("/v1/me").await.status, 401);
+    assert_eq!(
+        operator.call(Method::GET, &format!("/v1/operator/users/{id}"), None).await.unwrap().status,
+        404
+    );
+    let members = heir.all(&format!("/v1/orgs/{own}/members"), "members").await.unwrap();
+    assert_eq!(members.len(), 1);
+    assert_eq!(members[0]["user_id"], heir_id.as_str());
+    assert!(mail(&stack, "gone@example.com", 3).await.subject.contains("deleted"));
+    // No table of tenancy knows the address; but what waited for it as an invitation is the organization's.
+    let mut db = stack.database("tenancy").await.unwrap();
+    let known: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM control.users WHERE to_jsonb(users)::text LIKE '%gone@example.com%') + \
+         (SELECT count(*) FROM control.sign_ins WHERE email = 'gone@example.com') + \
+         (SELECT count(*) FROM control.credentials WHERE user_id = $1) + (SELECT count(*) FROM control.sessions WHERE user_id = $1)",
+    )
+    .bind(&id)
+    .fetch_one(&mut db)
+    .await
+    .unwrap();
+    assert_eq!(known, 0);
+    // Who comes back with that address is somebody new.
+    let mut again = Browser::new(&stack);
+    sign_in(&stack, &mut again, "gone@example.com").await;
+    let new = again.get("/v1/me").await.body;
+    assert_ne!(text(&new, "id"), id);
+    assert_eq!(again.get("/v1/orgs").await.body["orgs"], json!([]));
+    stack.stop().await.unwrap();
+}

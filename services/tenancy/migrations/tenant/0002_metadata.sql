@@ -1,0 +1,3 @@
+ALTER TABLE org
+    ADD COLUMN metadata    jsonb NOT NULL DEFAULT '{}',
+    ADD COLUMN external_id text  NOT NULL DEFAULT '';

@@ -1,0 +1,109 @@
+//! A table of people to invite, as comma-separated values.
+
+use std::collections::HashSet;
+
+use nitejar_common::error::{Error, Result};
+use nitejar_common::permission::Role;
+
+use super::email;
+
+/// The most rows.
+const MOST: usize = 500;
+
+/// A row, as far as it can be judged by itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Its line, from 1.
+    pub line: u64,
+    /// The address as it stands there.
+    pub text: String,
+    /// The normalized address and the role; or the outcome, and what is wrong.
+    pub wish: Result<(String, Role), (&'static str, String)>,
+}
+
+/// Reads a table. `role`: of rows that name none.
+pub fn read(table: &str, role: Role) -> Result<Vec<Row>> {
+    let table = table.strip_prefix('\u{feff}').unwrap_or(table);
+    let wrong = |must: String| Error::invalid("/csv", must);
+    let mut reader =
+        csv::ReaderBuilder::new().flexible(true).trim(csv::Trim::All).from_reader(table.as_bytes());
+    let head = reader.headers().map_err(|_| wrong("must be comma-separated values".into()))?.clone();
+    let column = |name: &str| head.iter().position(|h| h.eq_ignore_ascii_case(name));
+    let (mail, roles) = (column("email"), column("role"));
+    let mail = mail.ok_or_else(|| wrong("must have a first row that names a column email".into()))?;
+    let mut seen = HashSet::new();
+    let mut rows = Vec::new();
+    for record in reader.records() {
+        let record =
+            record.map_err(|e| wrong(format!("must be comma-separated values in UTF-8: {}", at(&e))))?;
+        if rows.len() == MOST {
+            return Err(wrong(format!("must have at most {MOST} rows")));
+        }
+        let line = line_of(table, &record);
+        let text: String = record.get(mail).unwrap_or_default().chars().take(254).collect();
+        let given = roles.and_then(|i| record.get(i)).unwrap_or_default().to_lowercase();
+        let wish = judge(&text, &given, role);
+        let wish = wish.and_then(|(email, role)| match seen.insert(email.clone()) {
+            true => Ok((email, role)),
+            false => Err(("repeated", "The address stands in an earlier row.".into())),
+        });
+        rows.push(Row { line, text, wish });
+    }
+    Ok(rows)
+}
+
+/// The line that a row begins on. The reader's own count is behind where lines end with CR LF.
+fn line_of(table: &str, record: &csv::StringRecord) -> u64 {
+    let at = record.position().and_then(|p| usize::try_from(p.byte()).ok()).unwrap_or(0);
+    let (before, after) = table.split_at_checked(at).unwrap_or((table, ""));
+    let blank = after.len() - after.trim_start_matches(['\r', '\n']).len();
+    let ends = before.bytes().chain(after.bytes().take(blank)).filter(|b| *b == b'\n').count();
+    1 + ends as u64
+}
+
+fn judge(text: &str, given: &str, role: Role) -> Result<(String, Role), (&'static str, String)> {
+    let email = email::normalized(text, "/email")
+        .map_err(|_| ("invalid", "The address is none, such as ada@example.com.".to_owned()))?;
+    let role = match given {
+        "" => role,
+        name => Role::parse(name)
+            .ok_or_else(|| ("invalid", "The role must be owner, admin, member or viewer.".to_owned()))?,
+    };
+    Ok((email, role))
+}
+
+fn at(error: &csv::Error) -> String {
+    error.position().map_or_else(|| "see its end".into(), |p| format!("see line {}", p.line()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_row_is_judged_by_itself() {
+        let table = "\u{feff}Name,Email,Role\r\n\"Ada, L.\",ADA@example.com,Admin\r\n\
+                     Eve,not an address,\r\nBob,bob@example.com,\r\nBob,BOB@example.com,viewer\r\nX,x@example.com,boss\r\n\
+                     short\r\n";
+        let rows = read(table, Role::Member).unwrap();
+        let said: Vec<_> =
+            rows.iter().map(|r| (r.line, r.wish.clone().map_err(|(outcome, _)| outcome))).collect();
+        assert_eq!(
+            said,
+            [
+                (2, Ok(("ada@example.com".into(), Role::Admin))),
+                (3, Err("invalid")),
+                (4, Ok(("bob@example.com".into(), Role::Member))),
+                (5, Err("repeated")),
+                (6, Err("invalid")),
+                (7, Err("invalid")),
+            ]
+        );
+        for broken in ["", "name\nada@example.com", "ada@example.com\n"] {
+            assert!(read(broken, Role::Member).is_err(), "{broken:?}");
+        }
+        let many = "email\n".to_owned() + &"a@b.cd\n".repeat(501);
+        assert!(read(&many, Role::Member).is_err());
+        assert!(read("email", Role::Member).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,78 @@
+//! The master key changes while everything runs: what an earlier one wrapped is wrapped by the newest, one organization
+//! after another. Killed in between, it goes on with those that are left; two replicas that do the same do it twice.
+
+use std::time::Duration;
+
+use nitejar_common::RequestCtx;
+use nitejar_common::error::{Code, Result};
+use nitejar_common::id::OrgId;
+use tokio_util::sync::CancellationToken;
+
+use crate::Service;
+use crate::store::secrets;
+
+/// How often to look; there is something once in a year.
+const EVERY: Duration = Duration::from_secs(10);
+/// Organizations at a time.
+const BATCH: i64 = 100;
+
+impl Service {
+    pub(crate) async fn rewrap_data_keys(&self, stop: CancellationToken) -> Result<()> {
+        while !stop.is_cancelled() {
+            match self.rewrap_once(&stop).await {
+                Ok(0) => {}
+                Ok(done) => {
+                    tracing::info!(done, "organizations' data keys are wrapped by the newest master key");
+                    continue;
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.log_text(), "data keys are not wrapped anew; trying again")
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(EVERY) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Wraps the data keys of a batch of organizations anew; answers of how many.
+    async fn rewrap_once(&self, stop: &CancellationToken) -> Result<usize> {
+        let newest = self.master.id();
+        let mut conn = self.db.control_once().await?;
+        if secrets::newest_master(&mut conn, &newest).await? != newest {
+            return Ok(0); // This replica is of before the change; the others do it.
+        }
+        let behind = secrets::wrapped_before(&mut conn, &newest, BATCH).await?;
+        drop(conn);
+        let mut done = 0;
+        for org in behind {
+            if stop.is_cancelled() {
+                break;
+            }
+            let id: OrgId = org.parse()?;
+            match self.rewrap(&id, &newest).await {
+                Ok(()) => done += 1,
+                // It is being created, or purged.
+                Err(error) if error.code() == Code::NotFound => {}
+                Err(error) => {
+                    tracing::error!(org, error = %error.log_text(), "data keys can't be wrapped anew")
+                }
+            }
+        }
+        Ok(done)
+    }
+
+    async fn rewrap(&self, org: &OrgId, newest: &str) -> Result<()> {
+        let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.clone());
+        let mut tx = self.db.tenant(&ctx).await?;
+        // In the order in which everybody locks.
+        secrets::hold_data_keys(tx.conn()).await?;
+        for (version, wrapped) in secrets::lock_data_keys(tx.conn()).await? {
+            secrets::rewrap(tx.conn(), version, &self.master.rewrap(org, &wrapped)?).await?;
+        }
+        secrets::note_master(tx.conn(), newest).await?;
+        tx.commit().await
+    }
+}
