@@ -12,6 +12,7 @@
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tonic::Status;
@@ -328,12 +329,21 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Error {
         if let Some(status) = any.downcast_mut::<Option<Status>>().and_then(Option::take) {
             return Self::from_status(status);
         }
-        let internal = Self::new(Code::Internal, INTERNAL_DETAIL);
-        match slot {
-            Some(source) => internal.because(source),
-            None => internal,
-        }
+        let Some(source) = slot else { return Self::new(Code::Internal, INTERNAL_DETAIL) };
+        let known = TAUGHT.get().and_then(|classify| classify(&source));
+        known.unwrap_or_else(|| Self::new(Code::Internal, INTERNAL_DETAIL)).because(source)
     }
+}
+
+/// What an error of another library means to a caller; none where it is our fault.
+type Classify = fn(&(dyn std::error::Error + 'static)) -> Option<Error>;
+
+static TAUGHT: OnceLock<Classify> = OnceLock::new();
+
+/// From now on `?` and [`Error::from`] know more than that everything foreign is our fault. The first teacher is heard: it is
+/// the database's, which this crate does not depend on.
+pub fn teach(classify: Classify) {
+    let _ = TAUGHT.set(classify);
 }
 
 #[cfg(test)]

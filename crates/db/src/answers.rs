@@ -157,13 +157,19 @@ impl Db {
 
     /// The answer that is kept; an error when another request has the key.
     async fn kept(&self, idempotency: &Idempotency) -> Result<Option<Vec<u8>>> {
-        let found: Option<(Vec<u8>, Vec<u8>)> =
-            sqlx::query_as("SELECT request, answer FROM answers WHERE id = $1 AND created_at > $2")
+        let mut found: Option<(Vec<u8>, Vec<u8>)> = None;
+        // It was kept with the change, wherever the organization was then.
+        for db in self.parts() {
+            found = sqlx::query_as("SELECT request, answer FROM answers WHERE id = $1 AND created_at > $2")
                 .bind(idempotency.id.as_slice())
                 .bind(self.clock().now() - KEPT)
-                .fetch_optional(&mut *self.control_once().await?)
+                .fetch_optional(&mut *db.control_once().await?)
                 .await
                 .map_err(errors::from_sqlx)?;
+            if found.is_some() {
+                break;
+            }
+        }
         match found {
             None => Ok(None),
             Some((request, answer)) if request == idempotency.request => {

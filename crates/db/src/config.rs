@@ -1,5 +1,6 @@
 //! How a service reaches its database.
 
+use std::collections::BTreeMap;
 use std::str::FromStr as _;
 
 use nitejar_common::error::{Error, Result};
@@ -38,6 +39,9 @@ pub struct DatabaseConfig {
     pub spares: u32,
     /// A connection is closed after serving so many different tenants, 1 to 100,000: Postgres keeps a cache for each.
     pub max_tenants_per_connection: u32,
+    /// More databases of this service, as name → URL of the same form: new organizations are placed where there are the
+    /// fewest, and `nitejar-dev tenants move` moves one. Names are for ever; at most 15.
+    pub more: BTreeMap<String, Secret>,
     /// `on_start` or `refuse_pending`.
     pub migrate: MigrateMode,
 }
@@ -52,6 +56,7 @@ impl Default for DatabaseConfig {
             control_connections: 4,
             spares: 8,
             max_tenants_per_connection: 500,
+            more: BTreeMap::new(),
             migrate: MigrateMode::OnStart,
         }
     }
@@ -90,7 +95,25 @@ impl DatabaseConfig {
             "database.max_tenants_per_connection",
             "must be 1 to 100000",
         );
+        let plain = |name: &str| {
+            (1..=40).contains(&name.len())
+                && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        };
+        check(
+            self.more.len() <= 15
+                && self
+                    .more
+                    .iter()
+                    .all(|(name, url)| plain(name) && PgConnectOptions::from_str(url.expose()).is_ok()),
+            "database.more",
+            "must be at most 15 names of a-z, 0-9 and _, each with postgres://user:password@host:port/database",
+        );
         problems
+    }
+
+    /// How one of [`DatabaseConfig::more`] is opened.
+    pub(crate) fn of_more(&self, url: &Secret) -> Self {
+        Self { url: url.clone(), more: BTreeMap::new(), ..self.clone() }
     }
 
     pub(crate) fn options(&self) -> Result<PgConnectOptions> {

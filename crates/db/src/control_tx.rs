@@ -1,6 +1,7 @@
 //! A transaction on `control`: what is no tenant's.
 
 use nitejar_common::error::Result;
+use nitejar_common::id::OrgId;
 use sqlx::{PgConnection, Postgres, Transaction};
 
 use crate::{Db, errors};
@@ -29,6 +30,13 @@ impl Db {
     /// A connection to `control` for one statement, which is its own transaction: a third of a transaction's round trips.
     pub async fn control_once(&self) -> Result<sqlx::pool::PoolConnection<Postgres>> {
         self.0.control.acquire().await.map_err(errors::from_sqlx)
+    }
+}
+
+impl Db {
+    /// The same in the database where an organization's tables are: what `control` keeps for it is there.
+    pub async fn control_of(&self, org: &OrgId) -> Result<sqlx::pool::PoolConnection<Postgres>> {
+        self.home_of(org).await?.control_once().await
     }
 }
 

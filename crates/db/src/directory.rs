@@ -1,4 +1,4 @@
-//! Which organization is which number here.
+//! Which organization is which number, in which of a service's databases.
 
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
@@ -13,27 +13,36 @@ use crate::{Db, errors};
 /// Beyond so many the cache starts anew: it must not grow for ever.
 const MOST: usize = 100_000;
 
-/// A cache of the directory: an organization's number never changes, until it is purged.
+/// Where an organization's tables are.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Which of [`Db::parts`].
+    part: usize,
+    number: i64,
+}
+
+/// A cache of the directory: where an organization is never changes, until it is moved, restored or purged; then its role
+/// is gone there, and who finds it gone looks anew.
 #[derive(Default)]
 pub(crate) struct Directory {
-    numbers: RwLock<HashMap<OrgId, i64>>,
+    places: RwLock<HashMap<OrgId, Place>>,
 }
 
 impl Directory {
-    fn get(&self, org: &OrgId) -> Option<i64> {
-        self.numbers.read().unwrap_or_else(PoisonError::into_inner).get(org).copied()
+    fn get(&self, org: &OrgId) -> Option<Place> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner).get(org).copied()
     }
 
-    pub(crate) fn put(&self, org: &OrgId, number: i64) {
-        let mut numbers = self.numbers.write().unwrap_or_else(PoisonError::into_inner);
-        if numbers.len() >= MOST {
-            numbers.clear();
+    fn put(&self, org: &OrgId, place: Place) {
+        let mut places = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        if places.len() >= MOST {
+            places.clear();
         }
-        numbers.insert(org.clone(), number);
+        places.insert(org.clone(), place);
     }
 
     pub(crate) fn forget(&self, org: &OrgId) {
-        self.numbers.write().unwrap_or_else(PoisonError::into_inner).remove(org);
+        self.places.write().unwrap_or_else(PoisonError::into_inner).remove(org);
     }
 }
 
@@ -41,21 +50,135 @@ impl Directory {
 const THERE: &str = "state IN ('active', 'suspended')";
 
 impl Db {
-    /// An organization's number, also while it is suspended.
-    pub(crate) async fn number(&self, org: &OrgId) -> Result<i64> {
-        if let Some(number) = self.0.directory.get(org) {
-            return Ok(number);
+    /// Where an organization's rows are, also while it is suspended: the database, and its number there. Unavailable for
+    /// the moment in which it is in neither of two.
+    pub(crate) async fn place(&self, org: &OrgId) -> Result<(&Self, i64)> {
+        if let Some(place) = self.0.directory.get(org) {
+            return Ok((self.part(place.part)?, place.number));
         }
-        let found: Option<i64> = sqlx::query_scalar(AssertSqlSafe(format!(
-            "SELECT number FROM control.tenants WHERE org_id = $1 AND {THERE}"
+        // One round trip where there is one database.
+        let (name, here): (String, Option<i64>) = sqlx::query_as(AssertSqlSafe(format!(
+            "SELECT coalesce((SELECT database FROM control.placements WHERE org_id = $1), ''), \
+             (SELECT number FROM control.tenants WHERE org_id = $1 AND {THERE})"
         )))
         .bind(org.as_str())
+        .fetch_one(&self.0.control)
+        .await
+        .map_err(errors::from_sqlx)?;
+        let part = self.index(&name)?;
+        let db = self.part(part)?;
+        let number = if part == 0 { here } else { db.number_here(org).await? };
+        let Some(number) = number else {
+            return Err(if db.is_on_its_way(org).await? {
+                Error::unavailable().because("it is being moved to another database")
+            } else {
+                Error::not_found(format!("organization {org}"))
+            });
+        };
+        self.0.directory.put(org, Place { part, number });
+        Ok((db, number))
+    }
+
+    /// The database that an organization's schema is or was in, whatever became of it.
+    pub async fn home_of(&self, org: &OrgId) -> Result<&Self> {
+        if self.0.more.is_empty() {
+            return Ok(self);
+        }
+        let name: Option<String> =
+            sqlx::query_scalar("SELECT database FROM control.placements WHERE org_id = $1")
+                .bind(org.as_str())
+                .fetch_optional(&self.0.control)
+                .await
+                .map_err(errors::from_sqlx)?;
+        self.named(&name.unwrap_or_default())
+    }
+
+    /// The database that an organization is to have its schema in, for good: where there are the fewest.
+    pub(crate) async fn placed(&self, org: &OrgId) -> Result<&Self> {
+        if self.0.more.is_empty() {
+            return Ok(self);
+        }
+        let known: Option<String> = sqlx::query_scalar(
+            "SELECT coalesce((SELECT database FROM control.placements WHERE org_id = $1), \
+             (SELECT '' FROM control.tenants WHERE org_id = $1))",
+        )
+        .bind(org.as_str())
+        .fetch_one(&self.0.control)
+        .await
+        .map_err(errors::from_sqlx)?;
+        if let Some(name) = known {
+            return self.named(&name);
+        }
+        let mut fewest = (i64::MAX, "");
+        let names = std::iter::once("").chain(self.0.more.iter().map(|(name, _)| name.as_str()));
+        for (db, name) in self.parts().zip(names) {
+            let sql = format!("SELECT count(*) FROM control.tenants WHERE {THERE}");
+            let count: i64 = sqlx::query_scalar(AssertSqlSafe(sql))
+                .fetch_one(&db.0.control)
+                .await
+                .map_err(errors::from_sqlx)?;
+            fewest = fewest.min((count, name));
+        }
+        // Of two at once the first one's choice holds.
+        let name: String = sqlx::query_scalar(
+            "INSERT INTO control.placements AS p (org_id, database) VALUES ($1, $2) \
+             ON CONFLICT (org_id) DO UPDATE SET database = p.database RETURNING database",
+        )
+        .bind(org.as_str())
+        .bind(fewest.1)
+        .fetch_one(&self.0.control)
+        .await
+        .map_err(errors::from_sqlx)?;
+        self.named(&name)
+    }
+
+    /// The database of that name; the first one has none.
+    pub(crate) fn named(&self, name: &str) -> Result<&Self> {
+        self.part(self.index(name)?)
+    }
+
+    fn index(&self, name: &str) -> Result<usize> {
+        let more = self.0.more.iter().position(|(known, _)| known == name).map(|i| i + 1);
+        let unknown = || Error::internal(format!("the configuration names no database {name}"));
+        if name.is_empty() { Ok(0) } else { more.ok_or_else(unknown) }
+    }
+
+    /// One of [`Db::parts`], in their order.
+    pub fn part(&self, index: usize) -> Result<&Self> {
+        self.parts().nth(index).ok_or_else(|| Error::internal("a database is gone from the configuration"))
+    }
+
+    async fn number_here(&self, org: &OrgId) -> Result<Option<i64>> {
+        let sql = format!("SELECT number FROM control.tenants WHERE org_id = $1 AND {THERE}");
+        sqlx::query_scalar(AssertSqlSafe(sql))
+            .bind(org.as_str())
+            .fetch_optional(&self.0.control)
+            .await
+            .map_err(errors::from_sqlx)
+    }
+
+    /// Whether it has left this very database for another one, or has not quite arrived here.
+    pub async fn is_on_its_way(&self, org: &OrgId) -> Result<bool> {
+        let sql = "SELECT EXISTS (SELECT FROM control.tenants WHERE org_id = $1 AND state IN ('arriving', 'moved'))";
+        sqlx::query_scalar(sql).bind(org.as_str()).fetch_one(&self.0.control).await.map_err(errors::from_sqlx)
+    }
+
+    /// No organization is in a database that the configuration does not name.
+    pub(crate) async fn check_placements(&self) -> Result<()> {
+        let names: Vec<&str> = self.0.more.iter().map(|(name, _)| name.as_str()).collect();
+        let lost: Option<String> = sqlx::query_scalar(
+            "SELECT database FROM control.placements WHERE database <> '' AND database <> ALL ($1) LIMIT 1",
+        )
+        .bind(names)
         .fetch_optional(&self.0.control)
         .await
         .map_err(errors::from_sqlx)?;
-        let number = found.ok_or_else(|| Error::not_found(format!("organization {org}")))?;
-        self.0.directory.put(org, number);
-        Ok(number)
+        match lost {
+            None => Ok(()),
+            Some(name) => Err(Error::internal(format!(
+                "organizations are in the database {name}: name it in database.more"
+            ))),
+        }
     }
 
     /// Whether an organization was here, and is gone for ever.
@@ -64,7 +187,7 @@ impl Db {
             "SELECT EXISTS (SELECT FROM control.tenants WHERE org_id = $1 AND state = 'purged')",
         )
         .bind(org.as_str())
-        .fetch_one(&self.0.control)
+        .fetch_one(&self.home_of(org).await?.0.control)
         .await
         .map_err(errors::from_sqlx)
     }
@@ -73,12 +196,13 @@ impl Db {
     pub async fn knows(&self, org: &OrgId) -> Result<bool> {
         sqlx::query_scalar("SELECT EXISTS (SELECT FROM control.tenants WHERE org_id = $1)")
             .bind(org.as_str())
-            .fetch_one(&self.0.control)
+            .fetch_one(&self.home_of(org).await?.0.control)
             .await
             .map_err(errors::from_sqlx)
     }
 
-    /// The organization that a number is claimed by; none for a spare or an unknown number.
+    /// The organization that a number is claimed by in this very database; none for a spare, an unknown number, and one that
+    /// is on its way.
     pub async fn org_of(&self, number: i64) -> Result<Option<OrgId>> {
         let found: Option<String> = sqlx::query_scalar(AssertSqlSafe(format!(
             "SELECT org_id FROM control.tenants WHERE number = $1 AND {THERE}"

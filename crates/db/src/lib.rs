@@ -14,7 +14,8 @@
 //! | [`config`] | how a service reaches its database |
 //! | `names` | schema, role and login names: made of numbers only |
 //! | `bootstrap`, `migrate`, `migrator` | logins, control and tenant migrations, all tenants |
-//! | `directory`, `provision` | which organization is which number; spare schemas and claiming them |
+//! | `directory`, `provision` | which organization is which number in which database; spare schemas and claiming them |
+//! | `mover` | one organization to another database |
 //! | `pool`, `tenant_tx`, `control_tx` | bound connections |
 //! | [`outbox`], [`audit`] | what must leave with a change, and does |
 //! | [`life`], `purge` | an organization's life here: suspended, and deleted for ever |
@@ -35,6 +36,7 @@ pub mod life;
 mod listen;
 mod migrate;
 mod migrator;
+mod mover;
 mod names;
 pub mod outbox;
 mod pool;
@@ -59,6 +61,7 @@ pub use leader::LeaderGuard;
 pub use listen::Listener;
 pub use migrate::{Migration, Owner, Schema, SharedTable};
 pub use migrator::{Migrated, Progress};
+pub use mover::Moved;
 pub use purge::PurgedTable;
 pub use tenant_tx::TenantTx;
 
@@ -66,7 +69,8 @@ use directory::Directory;
 use names::Names;
 use pool::Bucket;
 
-/// One service's database. Cheap to clone.
+/// One service's database, or its databases: this one is the first, and says in which an organization's tables are. Cheap to
+/// clone.
 #[derive(Clone)]
 pub struct Db(Arc<Inner>);
 
@@ -84,6 +88,8 @@ struct Inner {
     directory: Directory,
     outbox_hint: Notify,
     claims: answers::Claims,
+    /// This service's other databases, by name. They have none.
+    more: Vec<(String, Db)>,
 }
 
 impl std::fmt::Debug for Db {
@@ -95,6 +101,25 @@ impl std::fmt::Debug for Db {
 impl Db {
     /// Connects, makes what is missing, and migrates or refuses, as configured.
     pub async fn open(config: &DatabaseConfig, schema: Schema, clock: SharedClock) -> Result<Self> {
+        let mut more = Vec::new();
+        for (name, url) in &config.more {
+            more.push((
+                name.clone(),
+                Self::open_one(&config.of_more(url), schema, clock.clone(), Vec::new()).await?,
+            ));
+        }
+        let db = Self::open_one(config, schema, clock, more).await?;
+        db.check_placements().await?;
+        Ok(db)
+    }
+
+    async fn open_one(
+        config: &DatabaseConfig,
+        schema: Schema,
+        clock: SharedClock,
+        more: Vec<(String, Self)>,
+    ) -> Result<Self> {
+        nitejar_common::error::teach(errors::classify);
         let options = config.options()?;
         let admin = pool::small(options.clone(), 2);
         let names = bootstrap::prepare(&admin, config).await?;
@@ -121,10 +146,16 @@ impl Db {
             directory: Directory::default(),
             outbox_hint: Notify::new(),
             claims: answers::Claims::default(),
+            more,
         }));
         db.check_connections().await?;
         migrator::at_start(&db).await?;
         Ok(db)
+    }
+
+    /// This database and all others of the service. What is found in `control` across organizations is looked for in each.
+    pub fn parts(&self) -> impl Iterator<Item = &Self> {
+        std::iter::once(self).chain(self.0.more.iter().map(|(_, db)| db))
     }
 
     /// The clock it was opened with.

@@ -140,16 +140,20 @@ impl Tenants for Life {
 impl Db {
     /// Whether an organization's work goes on here. Ignored when something newer is known.
     pub async fn set_state(&self, org: &OrgId, active: bool, version: i64) -> Result<()> {
-        sqlx::query(
+        let db = self.home_of(org).await?;
+        let known = sqlx::query(
             "UPDATE control.tenants SET state = CASE WHEN $2 THEN 'active' ELSE 'suspended' END, state_version = $3 \
              WHERE org_id = $1 AND state IN ('active', 'suspended') AND state_version < $3",
         )
         .bind(org.as_str())
         .bind(active)
         .bind(version)
-        .execute(&self.0.control)
+        .execute(&db.0.control)
         .await
         .map_err(errors::from_sqlx)?;
+        if known.rows_affected() == 0 && db.is_on_its_way(org).await? {
+            return Err(Error::unavailable().because("it is being moved to another database"));
+        }
         Ok(())
     }
 }

@@ -88,6 +88,7 @@ const BASE: &[Migration] = &[
     Migration { version: 1, name: "base", sql: include_str!("../migrations/control.sql") },
     Migration { version: 2, name: "answers", sql: include_str!("../migrations/answers.sql") },
     Migration { version: 3, name: "life", sql: include_str!("../migrations/life.sql") },
+    Migration { version: 4, name: "placement", sql: include_str!("../migrations/placement.sql") },
 ];
 const BASE_TENANT: &str = include_str!("../migrations/tenant.sql");
 

@@ -100,7 +100,7 @@ impl Db {
 
     async fn behind(&self) -> Result<u64> {
         let count: i64 = sqlx::query_scalar(
-            "SELECT count(*) FROM control.tenants WHERE state NOT IN ('building', 'purged') AND schema_version < $1",
+            "SELECT count(*) FROM control.tenants WHERE state NOT IN ('building', 'moved', 'purged') AND schema_version < $1",
         )
         .bind(self.0.schema.tenant_version())
         .fetch_one(&self.0.admin)
@@ -125,7 +125,7 @@ impl Db {
         let mut tx = pool.begin().await.map_err(errors::from_sqlx)?;
         let next: Option<(i64, i32)> = sqlx::query_as(
             "SELECT number, schema_version FROM control.tenants \
-             WHERE state NOT IN ('building', 'purged') AND schema_version < $1 AND number > $2 \
+             WHERE state NOT IN ('building', 'moved', 'purged') AND schema_version < $1 AND number > $2 \
              ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
         .bind(version)

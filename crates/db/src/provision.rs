@@ -16,10 +16,13 @@ use crate::{Db, bootstrap, errors, migrate, migrator};
 impl Db {
     /// Gives an organization a schema here. Repeating it changes nothing; of two at once both get the same one.
     pub async fn provision(&self, org: &OrgId) -> Result<()> {
+        self.placed(org).await?.provision_here(org).await
+    }
+
+    async fn provision_here(&self, org: &OrgId) -> Result<()> {
         // Enough for a burst of creations that empties the spares between our building one and claiming it.
         for _ in 0..20 {
-            if let Some(number) = self.claim(org).await? {
-                self.0.directory.put(org, number);
+            if self.claim(org).await?.is_some() {
                 return Ok(());
             }
             self.build_spare().await?;
@@ -113,11 +116,20 @@ impl Db {
         }
     }
 
-    /// Keeps spares ready, tenants migrated and idle connections closed, until told to stop.
+    /// Keeps spares ready, tenants migrated and idle connections closed, and moves that were killed at an end, in every
+    /// database, until told to stop.
     pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let each = self.parts().map(|db| db.run_here(stop.clone()));
+        futures_util::future::try_join_all(each).await.map(drop)
+    }
+
+    async fn run_here(&self, stop: CancellationToken) -> Result<()> {
         let mut turn = 0u32;
         loop {
             let work = async {
+                if turn.is_multiple_of(10) {
+                    self.settle_moves().await?;
+                }
                 self.refill_below(self.0.config.spares.div_ceil(2)).await?;
                 self.0.buckets.iter().for_each(|b| b.close_idle());
                 if turn.is_multiple_of(60) {

@@ -12,7 +12,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::migrate::SHARED;
 use crate::names::Names;
-use crate::{Db, errors};
+use crate::{Db, Owner, errors};
 
 /// What was deleted of one table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +27,25 @@ impl Db {
     /// Deletes everything of an organization here. Unavailable while its outbox holds messages that are still to be
     /// delivered: an audit event must not be lost, nor an external effect.
     pub async fn purge(&self, org: &OrgId) -> Result<Vec<PurgedTable>> {
+        self.settle_move(org).await?;
+        let db = self.home_of(org).await?;
+        if !self.0.more.is_empty() {
+            // What the first database alone keeps, wherever the organization's tables are.
+            for shared in self.0.schema.shared.iter().filter(|shared| shared.owner == Owner::Org) {
+                let sql = format!("DELETE FROM control.{} WHERE org_id = $1", shared.table);
+                sqlx::query(AssertSqlSafe(sql))
+                    .bind(org.as_str())
+                    .execute(&self.0.admin)
+                    .await
+                    .map_err(errors::from_sqlx)?;
+            }
+        }
+        let purged = db.purge_here(org).await?;
+        self.0.directory.forget(org);
+        Ok(purged)
+    }
+
+    async fn purge_here(&self, org: &OrgId) -> Result<Vec<PurgedTable>> {
         let mut tx = self.0.admin.begin().await.map_err(errors::from_sqlx)?;
         let found: Option<(i64, Option<Json<Vec<PurgedTable>>>)> =
             sqlx::query_as("SELECT number, purged FROM control.tenants WHERE org_id = $1 FOR UPDATE")
@@ -42,7 +61,6 @@ impl Db {
         let purged = self.delete_all(&mut tx, org, number, tables).await?;
         note(&mut tx, number, &purged, self.0.clock.now()).await?;
         tx.commit().await.map_err(errors::from_sqlx)?;
-        self.0.directory.forget(org);
         Ok(purged)
     }
 
@@ -50,22 +68,11 @@ impl Db {
     async fn count(&self, conn: &mut PgConnection, number: i64) -> Result<Vec<PurgedTable>> {
         let schema = Names::schema(number);
         // Whoever still writes makes us come again, and nobody queues behind us for long.
-        let names: Vec<String> = sqlx::query_scalar(
-            "SELECT quote_ident(c.relname) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-             WHERE n.nspname = $1 AND c.relkind IN ('r', 'p') ORDER BY 1",
-        )
-        .bind(&schema)
-        .fetch_all(&mut *conn)
-        .await
-        .map_err(errors::from_sqlx)?;
-        let all: Vec<String> = names.iter().map(|name| format!("{schema}.{name}")).collect();
-        sqlx::raw_sql(AssertSqlSafe(format!(
-            "SET LOCAL lock_timeout = '2s'; LOCK TABLE {} IN ACCESS EXCLUSIVE MODE",
-            all.join(", ")
-        )))
-        .execute(&mut *conn)
-        .await
-        .map_err(errors::from_sqlx)?;
+        sqlx::raw_sql("SET LOCAL lock_timeout = '2s'")
+            .execute(&mut *conn)
+            .await
+            .map_err(errors::from_sqlx)?;
+        let names = self.lock_tables(conn, number).await?;
         let waiting: bool = sqlx::query_scalar(AssertSqlSafe(format!(
             "SELECT EXISTS (SELECT FROM {schema}.outbox WHERE dead_at IS NULL)"
         )))

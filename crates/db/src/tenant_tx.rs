@@ -19,7 +19,10 @@ pub struct TenantTx {
     /// Taken when the transaction ends.
     held: Option<(Conn, OwnedSemaphorePermit)>,
     bucket: Arc<Bucket>,
+    /// Where it is.
     pub(crate) db: Db,
+    /// Who knows where everybody is.
+    home: Db,
     org: OrgId,
     number: i64,
     /// Of the request that it is for.
@@ -46,9 +49,9 @@ impl Db {
     async fn begin(&self, ctx: &RequestCtx, begin: &str) -> Result<TenantTx> {
         let org = ctx.tenant()?;
         for last in [false, true] {
-            let number = self.number(org).await?;
-            match self.bind(ctx, org, number, begin).await {
-                // Its role is gone: it was purged, or restored under another number, by this replica or another.
+            let (part, number) = self.place(org).await?;
+            match part.bind(self, ctx, org, number, begin).await {
+                // Its role is gone: it was purged, moved, or restored under another number, by this replica or another.
                 Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
                     self.0.directory.forget(org);
                     if last {
@@ -64,7 +67,14 @@ impl Db {
         Err(Error::unavailable())
     }
 
-    async fn bind(&self, ctx: &RequestCtx, org: &OrgId, number: i64, begin: &str) -> sqlx::Result<TenantTx> {
+    async fn bind(
+        &self,
+        home: &Self,
+        ctx: &RequestCtx,
+        org: &OrgId,
+        number: i64,
+        begin: &str,
+    ) -> sqlx::Result<TenantTx> {
         let names = &self.0.names;
         let bucket = Arc::clone(&self.0.buckets[usize::from(names.bucket_of(number))]);
         let sql = format!(
@@ -82,6 +92,7 @@ impl Db {
                         held: Some((conn, permit)),
                         bucket,
                         db: self.clone(),
+                        home: home.clone(),
                         org: org.clone(),
                         number,
                         idempotency: ctx.idempotency.clone(),
@@ -122,14 +133,14 @@ impl Drop for TenantTx {
         let bucket = Arc::clone(&self.bucket);
         // Outside of a runtime the connection is dropped, which closes it: as safe, only slower.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let (db, org, number) = (self.db.clone(), self.org.clone(), self.number);
+        let (home, org, number) = (self.home.clone(), self.org.clone(), self.number);
         runtime.spawn(async move {
             // Something went wrong, perhaps because the schema was replaced by a restored one: then the next one looks anew.
             let sql = format!("ROLLBACK; SELECT to_regnamespace('{}') IS NOT NULL", Names::schema(number));
             let rollback = conn.pg.fetch_one(sqlx::raw_sql(AssertSqlSafe(sql)));
             if let Ok(Ok(row)) = tokio::time::timeout(Duration::from_secs(2), rollback).await {
                 if !row.try_get::<bool, _>(0).unwrap_or(true) {
-                    db.0.directory.forget(&org);
+                    home.0.directory.forget(&org);
                 }
                 bucket.give_back(conn);
             }

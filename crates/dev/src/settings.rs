@@ -104,6 +104,8 @@ pub struct Tweaks {
     pub bucket_connections: u32,
     /// Spare schemas.
     pub spares: u32,
+    /// Service → another database of it, which is named `second`.
+    pub second: BTreeMap<&'static str, String>,
     /// Requests a minute of a key, an organization, an address without a credential.
     pub rate_limits: [u64; 3],
     /// A session's secret is replaced after so many seconds.
@@ -125,6 +127,7 @@ impl Default for Tweaks {
             buckets: 4,
             bucket_connections: 4,
             spares: 8,
+            second: BTreeMap::new(),
             rate_limits: [6_000, 30_000, 600],
             rotate_seconds: 3_600,
             certificates: None,
@@ -170,6 +173,9 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 "url": url, "login_secret": keys.login_secret, "buckets": tweaks.buckets,
                 "bucket_connections": tweaks.bucket_connections, "spares": tweaks.spares,
             });
+            if let Some(url) = tweaks.second.get(name) {
+                config["database"]["more"] = json!({ "second": url });
+            }
         }
         match name {
             "tenancy" => {

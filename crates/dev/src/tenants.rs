@@ -50,6 +50,18 @@ pub enum Action {
         #[arg(long)]
         slug: Option<String>,
     },
+    /// Move an organization's tables in one service to another of that service's databases, while everything runs: its
+    /// requests wait for a moment.
+    Move {
+        /// org_…
+        org: OrgId,
+        /// sprites, billing or audit.
+        #[arg(long)]
+        service: String,
+        /// The name that the service's `database.more` gives it; nothing for the first one.
+        #[arg(long, default_value = "")]
+        to: String,
+    },
     /// Bring all organizations of all services to the newest version: what the services do at their start otherwise.
     Migrate,
     /// Print table → digest of what is the same in another organization with the same rows.
@@ -88,7 +100,7 @@ const SERVICES: [(&str, Schema); 4] = [
 pub async fn run(args: Args) -> Result<()> {
     match &args.action {
         Action::Digests { of } => return digests(of),
-        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate => {}
+        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate | Action::Move { .. } => {}
     }
     let text = std::fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
     let config: Config = serde_json::from_str(&text).with_context(|| args.config.display().to_string())?;
@@ -111,17 +123,34 @@ pub async fn run(args: Args) -> Result<()> {
             restore(&databases, &config.master_keys, &from, as_org.zip(slug)).await
         }
         Action::Migrate => migrate(&databases).await,
+        Action::Move { org, service, to } => move_one(&databases, &org, &service, &to).await,
         Action::Digests { .. } => Ok(()),
     }
 }
 
 async fn migrate(databases: &[(&str, Db)]) -> Result<()> {
-    for (service, db) in databases {
+    for (service, db) in
+        databases.iter().flat_map(|(service, db)| db.parts().map(move |part| (service, part)))
+    {
         let migrated = said(db.migrate_tenants(&|p| bar(service, p)).await)?;
         tell(&format!("{service}: {} tenants migrated", migrated.done));
         if !migrated.laggards.is_empty() {
             tell(&format!("  busy, to be migrated by another run: numbers {:?}", migrated.laggards));
         }
+    }
+    Ok(())
+}
+
+async fn move_one(databases: &[(&str, Db)], org: &OrgId, service: &str, to: &str) -> Result<()> {
+    let (_, db) = databases.iter().find(|(name, _)| *name == service).context("there is no such service")?;
+    match said(db.move_tenant(org, to).await)? {
+        None => tell(&format!("{service}: {org} is there")),
+        Some(moved) => tell(&format!(
+            "{service}: {org} is moved; {} tables with {} rows, each table with the digest it had; its requests waited {:.1} s",
+            moved.tables,
+            moved.rows,
+            moved.paused.as_secs_f64()
+        )),
     }
     Ok(())
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use nitejar_common::RequestCtx;
 use nitejar_common::error::Result;
+use nitejar_db::Db;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::meter::Meter;
@@ -14,8 +15,10 @@ use crate::store::{due, leases, meters, reservations};
 /// Looks every second for what is due.
 pub(crate) async fn run(quota: &Quota, stop: CancellationToken) -> Result<()> {
     while !stop.is_cancelled() {
-        if let Err(error) = turn(quota).await {
-            tracing::warn!(error = %error.log_text(), "expiry; trying again");
+        for part in quota.db.parts() {
+            if let Err(error) = turn(quota, part).await {
+                tracing::warn!(error = %error.log_text(), "expiry; trying again");
+            }
         }
         tokio::select! {
             () = stop.cancelled() => {}
@@ -25,10 +28,10 @@ pub(crate) async fn run(quota: &Quota, stop: CancellationToken) -> Result<()> {
     Ok(())
 }
 
-/// Ends what is due now. A pointer is deleted only after its tenant was looked at, so that a crash in between repeats.
-pub(crate) async fn turn(quota: &Quota) -> Result<()> {
+/// Ends what is due now in one of the databases. A pointer is deleted only after its tenant was looked at, so that a crash in between repeats.
+pub(crate) async fn turn(quota: &Quota, part: &Db) -> Result<()> {
     loop {
-        let mut tx = quota.db.control().await?;
+        let mut tx = part.control().await?;
         let pointers = due::find(tx.conn(), quota.clock.now()).await?;
         tx.commit().await?;
         if pointers.is_empty() {
@@ -37,7 +40,7 @@ pub(crate) async fn turn(quota: &Quota) -> Result<()> {
         let mut troubled = BTreeSet::new();
         let tenants: BTreeSet<i64> = pointers.iter().map(|(_, tenant)| *tenant).collect();
         for tenant in tenants {
-            if let Some(org) = quota.db.org_of(tenant).await? {
+            if let Some(org) = part.org_of(tenant).await? {
                 let ctx = RequestCtx::service("billing", &*quota.clock).for_tenant(org);
                 // One tenant's trouble is not the others': its pointers stay and are found again.
                 if let Err(error) = expire(quota, &ctx).await {
@@ -48,7 +51,7 @@ pub(crate) async fn turn(quota: &Quota) -> Result<()> {
         }
         let ids: Vec<i64> =
             pointers.iter().filter(|(_, tenant)| !troubled.contains(tenant)).map(|(id, _)| *id).collect();
-        let mut tx = quota.db.control().await?;
+        let mut tx = part.control().await?;
         due::delete(tx.conn(), &ids).await?;
         tx.commit().await?;
         if !troubled.is_empty() {

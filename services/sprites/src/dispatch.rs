@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::stream::{self, StreamExt as _};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::Result;
+use nitejar_db::Db;
 use nitejar_proto::billing::v1::ReserveRequest;
 use nitejar_proto::billing::v1::billing_internal_client::BillingInternalClient;
 use opentelemetry::KeyValue;
@@ -39,10 +40,12 @@ impl Service {
                 }
             };
             if turns.is_multiple_of(50) {
-                let mut tx = self.db.control().await?;
-                let depths = queue::depths(tx.conn()).await?;
+                let mut depths = Vec::new();
+                for part in self.db.parts() {
+                    depths.extend(queue::depths(&mut *part.control_once().await?).await?);
+                }
                 for kind in ["queued", "ready", "leased", "blocked"] {
-                    let count = depths.iter().find(|(k, _)| k == kind).map_or(0, |(_, n)| *n);
+                    let count: i64 = depths.iter().filter(|(k, _)| k == kind).map(|(_, n)| *n).sum();
                     depth.record(u64::try_from(count).unwrap_or(0), &[KeyValue::new("kind", kind)]);
                 }
             }
@@ -59,7 +62,15 @@ impl Service {
     }
 
     async fn dispatch_turn(&self) -> Result<bool> {
-        let mut tx = self.db.control().await?;
+        let mut busy = false;
+        for part in self.db.parts() {
+            busy |= self.dispatch_part(part).await?;
+        }
+        Ok(busy)
+    }
+
+    async fn dispatch_part(&self, part: &Db) -> Result<bool> {
+        let mut tx = part.control().await?;
         let due = queue::due(tx.conn(), "queued", self.clock.now(), EACH, MOST).await?;
         tx.commit().await?;
         let mut by_tenant: BTreeMap<i64, Vec<String>> = BTreeMap::new();
@@ -68,7 +79,7 @@ impl Service {
         }
         let results: Vec<bool> = stream::iter(by_tenant)
             .map(|(tenant, jobs)| async move {
-                match self.dispatch_tenant(tenant, jobs).await {
+                match self.dispatch_tenant(part, tenant, jobs).await {
                     Ok(()) => true,
                     Err(error) => {
                         tracing::warn!(tenant, error = %error.log_text(), "not dispatched; trying again");
@@ -82,8 +93,8 @@ impl Service {
         Ok(results.into_iter().any(|moved| moved))
     }
 
-    async fn dispatch_tenant(&self, tenant: i64, jobs: Vec<String>) -> Result<()> {
-        let Some(org) = self.db.org_of(tenant).await? else { return Ok(()) };
+    async fn dispatch_tenant(&self, part: &Db, tenant: i64, jobs: Vec<String>) -> Result<()> {
+        let Some(org) = part.org_of(tenant).await? else { return Ok(()) };
         let ctx = RequestCtx::service("sprites", &*self.clock).for_tenant(org);
         let message = ReserveRequest { meter: "jobs".into(), keys: jobs, ttl_seconds: HOLD };
         let mut client = BillingInternalClient::new(self.billing.channel());

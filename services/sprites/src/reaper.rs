@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nitejar_common::RequestCtx;
 use nitejar_common::error::Result;
+use nitejar_db::Db;
 use tokio_util::sync::CancellationToken;
 
 use crate::Service;
@@ -17,8 +18,10 @@ use crate::store::{agents, queue};
 impl Service {
     pub(crate) async fn run_reaper(&self, stop: CancellationToken) -> Result<()> {
         while !stop.is_cancelled() {
-            if let Err(error) = self.reaper_turn().await {
-                tracing::warn!(error = %error.log_text(), "reaper; trying again");
+            for part in self.db.parts() {
+                if let Err(error) = self.reaper_turn(part).await {
+                    tracing::warn!(error = %error.log_text(), "reaper; trying again");
+                }
             }
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -28,9 +31,9 @@ impl Service {
         Ok(())
     }
 
-    async fn reaper_turn(&self) -> Result<()> {
+    async fn reaper_turn(&self, part: &Db) -> Result<()> {
         let now = self.clock.now();
-        let mut tx = self.db.control().await?;
+        let mut tx = part.control().await?;
         let leased = queue::due(tx.conn(), "leased", now, 500, 5000).await?;
         let blocked = queue::due(tx.conn(), "blocked", now, 1, 5000).await?;
         let claims = agents::stale_claims(tx.conn(), now - chrono::Duration::seconds(60)).await?;
@@ -46,26 +49,26 @@ impl Service {
             }
         };
         for (tenant, jobs) in by_tenant {
-            if let Some(ctx) = self.system(tenant).await? {
+            if let Some(ctx) = self.system(part, tenant).await? {
                 noted(tenant, self.expire_leases(&ctx, &jobs).await);
             }
         }
         for pointer in blocked {
-            if let Some(ctx) = self.system(pointer.tenant_number).await? {
+            if let Some(ctx) = self.system(part, pointer.tenant_number).await? {
                 noted(pointer.tenant_number, self.unblock(&ctx).await);
             }
         }
         for (agent, tenant) in claims {
-            if let Some(ctx) = self.system(tenant).await? {
+            if let Some(ctx) = self.system(part, tenant).await? {
                 noted(tenant, self.give_back_slot(&ctx, &agent).await);
             }
         }
         Ok(())
     }
 
-    /// This service's own context in a tenant.
-    pub(crate) async fn system(&self, tenant: i64) -> Result<Option<RequestCtx>> {
-        let org = self.db.org_of(tenant).await?;
+    /// This service's own context in the tenant of that number in one of its databases.
+    pub(crate) async fn system(&self, part: &Db, tenant: i64) -> Result<Option<RequestCtx>> {
+        let org = part.org_of(tenant).await?;
         Ok(org.map(|org| RequestCtx::service("sprites", &*self.clock).for_tenant(org)))
     }
 

@@ -55,9 +55,10 @@ impl Service {
     /// Sprites that the provider has and we do not know: nobody would ever stop them.
     async fn reap_strays(&self) -> Result<()> {
         let there = self.provider.all().await?;
-        let mut tx = self.db.control().await?;
-        let ours: BTreeSet<String> = sprites::all_ids(tx.conn()).await?.into_iter().collect();
-        tx.commit().await?;
+        let mut ours = BTreeSet::new();
+        for part in self.db.parts() {
+            ours.extend(sprites::all_ids(&mut *part.control_once().await?).await?);
+        }
         for stray in there.difference(&ours) {
             tracing::warn!(sprite = stray, "a Sprite that nobody knows is destroyed");
             self.provider.destroy(stray).await?;
@@ -67,9 +68,11 @@ impl Service {
 
     async fn reconcile_turn(&self) -> Result<()> {
         let now = self.clock.now();
-        let mut tx = self.db.control().await?;
-        let rows = sprites::to_reconcile(tx.conn(), now).await?;
-        tx.commit().await?;
+        let mut rows = Vec::new();
+        for (i, part) in self.db.parts().enumerate() {
+            let found = sprites::to_reconcile(&mut *part.control_once().await?, now).await?;
+            rows.extend(found.into_iter().map(|row| SpriteRow { part: i, ..row }));
+        }
         if rows.is_empty() {
             return Ok(());
         }
@@ -78,7 +81,7 @@ impl Service {
         let mut steps: Vec<(SpriteRow, &'static str)> = Vec::new();
         let mut waiting = Vec::new();
         let mut idle = Vec::new();
-        let mut used: BTreeMap<i64, usize> = BTreeMap::new();
+        let mut used: BTreeMap<String, usize> = BTreeMap::new();
         // A process that is there but asks for nothing while work waits is as good as dead.
         let mute = |row: &SpriteRow| {
             row.ready > 0 && row.leased == 0 && !row.paused && row.asked_at.is_some_and(|at| now - at > MUTE)
@@ -86,7 +89,7 @@ impl Service {
         let idle_after = chrono::Duration::seconds(i64::from(self.config.idle_seconds));
         for row in rows {
             if matches!(row.phase.as_str(), "starting" | "running" | "stopping") {
-                *used.entry(row.tenant_number).or_default() += 1;
+                *used.entry(row.org_id.clone()).or_default() += 1;
             }
             match row.phase.as_str() {
                 "starting" | "running" if row.suspended => steps.push((row, "halt")),
@@ -112,7 +115,7 @@ impl Service {
             .saturating_sub(used.values().sum());
         idle.sort_by_key(|r| std::cmp::Reverse(r.active_at));
         while !waiting.is_empty() {
-            waiting.sort_by_key(|r| (used.get(&r.tenant_number).copied().unwrap_or(0), r.oldest));
+            waiting.sort_by_key(|r| (used.get(&r.org_id).copied().unwrap_or(0), r.oldest));
             if free == 0 {
                 // An idle one makes room; its place is taken in the next turn.
                 let Some(row) = idle.pop() else { break };
@@ -121,14 +124,14 @@ impl Service {
                 continue;
             }
             let row = waiting.remove(0);
-            *used.entry(row.tenant_number).or_default() += 1;
+            *used.entry(row.org_id.clone()).or_default() += 1;
             free -= 1;
             steps.push((row, "start"));
         }
         if !busy.is_empty() {
-            let mut tx = self.db.control().await?;
-            sprites::touch(tx.conn(), &busy, now).await?;
-            tx.commit().await?;
+            for part in self.db.parts() {
+                sprites::touch(&mut *part.control_once().await?, &busy, now).await?;
+            }
         }
         stream::iter(steps)
             .for_each_concurrent(8, |(row, step)| async move {
@@ -180,7 +183,7 @@ impl Service {
             }
             "lost" => {
                 // Its jobs can't end any more: they are taken back now rather than when their lease ends.
-                if let Some(ctx) = self.system(row.tenant_number).await? {
+                if let Some(ctx) = self.of_sprite(&row).await? {
                     let mut tx = self.db.tenant(&ctx).await?;
                     queue::expire_agent(tx.conn(), &row.agent_id, now).await?;
                     tx.commit().await?;
@@ -192,28 +195,25 @@ impl Service {
             }
             _ => {
                 self.provider.destroy(&row.id).await?;
-                if let Some(ctx) = self.system(row.tenant_number).await? {
+                if let Some(ctx) = self.of_sprite(&row).await? {
                     let mut tx = self.db.tenant(&ctx).await?;
                     sprites::show(tx.conn(), &row.id, "reclaimed", "its agent was deleted", now).await?;
                     tx.commit().await?;
                 }
-                let mut tx = self.db.control().await?;
-                sprites::delete(tx.conn(), &row.id).await?;
-                tx.commit().await
+                let part = self.db.part(row.part)?;
+                Ok(sprites::delete(&mut *part.control_once().await?, &row.id).await?)
             }
         }
     }
 
     async fn write_phase(&self, row: &SpriteRow, phase: &str) -> Result<bool> {
-        let mut tx = self.db.control().await?;
-        let written = sprites::set_phase(tx.conn(), row, phase).await?;
-        tx.commit().await?;
-        Ok(written)
+        let part = self.db.part(row.part)?;
+        Ok(sprites::set_phase(&mut *part.control_once().await?, row, phase).await?)
     }
 
     async fn reach(&self, row: &SpriteRow, phase: &str, shown: &str, reason: &str) -> Result<()> {
         if self.write_phase(row, phase).await?
-            && let Some(ctx) = self.system(row.tenant_number).await?
+            && let Some(ctx) = self.of_sprite(row).await?
         {
             let mut tx = self.db.tenant(&ctx).await?;
             sprites::show(tx.conn(), &row.id, shown, reason, self.clock.now()).await?;
@@ -238,9 +238,8 @@ impl Service {
         let generation = row.generation + 1;
         let token = self.runner_token(&row.id, generation)?;
         let hash = key::sha256(token.expose());
-        let mut tx = self.db.control().await?;
-        let written = sprites::set_starting(tx.conn(), &row.id, generation, &hash, self.clock.now()).await?;
-        tx.commit().await?;
+        let mut conn = self.db.part(row.part)?.control_once().await?;
+        let written = sprites::set_starting(&mut conn, &row.id, generation, &hash, self.clock.now()).await?;
         Ok(written.then(|| Start { sprite: row.id.clone(), token, concurrency: row.concurrency }))
     }
 

@@ -179,6 +179,12 @@ impl Validate for Config {
         self.tls.validate(problems);
         self.upstreams.validate(problems);
         problems.extend(self.database.problems());
+        // People, keys and slugs are found across organizations, in the transactions that change them.
+        problems.check(
+            self.database.more.is_empty(),
+            "database.more",
+            "must be empty: tenancy has one database",
+        );
         problems.check(
             MasterKey::parse(&self.master_key).is_some(),
             "master_key",

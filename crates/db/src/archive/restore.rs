@@ -14,6 +14,7 @@ use super::tables::{self, list};
 use super::take::shared_shape;
 use super::{Manifest, Table, file_name};
 use crate::migrate::{SHARED, apply_tenant};
+use crate::mover::arrival;
 use crate::names::Names;
 use crate::{Db, Owner, SharedTable, errors};
 
@@ -43,11 +44,29 @@ impl Db {
     /// Puts an archive back as an organization: one that has nothing here, or one that has, instead of what it has. One
     /// transaction: killed at any line, nothing happened. It is suspended until somebody tells what it is to be.
     pub async fn restore(&self, dir: &Path, org: &OrgId, adopt: &dyn Adopt) -> Result<Restored> {
+        self.settle_move(org).await?;
+        let db = self.placed(org).await?;
+        let restored = db.put(dir, org, Some(adopt), "suspended", None).await?;
+        self.0.directory.forget(org);
+        Ok(restored)
+    }
+
+    /// The same in this very database, as what the directory is to call it: `arriving_as` is its state and the count of
+    /// that, where it comes from another database.
+    pub(crate) async fn put(
+        &self,
+        dir: &Path,
+        org: &OrgId,
+        adopt: Option<&dyn Adopt>,
+        state: &str,
+        arriving_as: Option<(&str, i64)>,
+    ) -> Result<Restored> {
         let manifest = Manifest::read(dir)?;
         self.check(dir, &manifest).await?;
         let from: OrgId = manifest.org_id.parse().map_err(|_| tampered("names no organization"))?;
         let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
         let mut tx = conn.begin().await.map_err(errors::from_sqlx)?;
+        arrival(&mut tx, org).await?;
         self.take_away(&mut tx, org).await?;
         let number: i64 = sqlx::query_scalar(
             "INSERT INTO control.tenants (state, schema_version) VALUES ('building', 0) RETURNING number",
@@ -66,12 +85,16 @@ impl Db {
         }
         // The row becomes the organization's before its shared rows: they refer to it.
         sqlx::query(
-            "UPDATE control.tenants SET org_id = $2, state = 'suspended', schema_version = $3, claimed_at = $4 WHERE number = $1",
+            "UPDATE control.tenants SET org_id = $2, state = $5, schema_version = $3, claimed_at = $4, arriving_as = $6, \
+             state_version = $7 WHERE number = $1",
         )
         .bind(number)
         .bind(org.as_str())
         .bind(self.0.schema.tenant_version())
         .bind(self.0.clock.now())
+        .bind(state)
+        .bind(arriving_as.map(|(state, _)| state))
+        .bind(arriving_as.map_or(0, |(_, version)| version))
         .execute(&mut *tx)
         .await
         .map_err(errors::from_sqlx)?;
@@ -87,10 +110,11 @@ impl Db {
             sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
             // What was on its way named the other one; it has left, or it was taken while it had not.
             sqlx::raw_sql("DELETE FROM outbox").execute(&mut *tx).await.map_err(errors::from_sqlx)?;
-            adopt.adopt(&mut tx, &from, org).await?;
+            if let Some(adopt) = adopt {
+                adopt.adopt(&mut tx, &from, org).await?;
+            }
         }
         tx.commit().await.map_err(errors::from_sqlx)?;
-        self.0.directory.forget(org);
         Ok(Restored { number, compared, left_out })
     }
 
@@ -130,7 +154,7 @@ impl Db {
     }
 
     /// What the organization has here goes, in the same transaction.
-    async fn take_away(&self, conn: &mut PgConnection, org: &OrgId) -> Result<()> {
+    pub(crate) async fn take_away(&self, conn: &mut PgConnection, org: &OrgId) -> Result<()> {
         sqlx::raw_sql("SET LOCAL lock_timeout = '5s'")
             .execute(&mut *conn)
             .await
@@ -147,7 +171,9 @@ impl Db {
                 "This organization was purged, and its id is never used again. Restore it as another one.";
             return Err(Error::new(Code::Conflict, detail));
         }
-        self.drop_tenant(conn, org, number).await?;
+        if state != "moved" {
+            self.drop_tenant(conn, org, number).await?;
+        }
         sqlx::query("DELETE FROM control.tenants WHERE number = $1")
             .bind(number)
             .execute(conn)

@@ -19,7 +19,8 @@ use crate::{Db, SharedTable, errors};
 impl Db {
     /// Takes an organization's tables into an empty folder, in one snapshot, while it goes on.
     pub async fn take(&self, org: &OrgId, dir: &Path) -> Result<Manifest> {
-        let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
+        let db = self.home_of(org).await?;
+        let mut conn = PgConnection::connect_with(&db.0.options).await.map_err(errors::from_sqlx)?;
         let mut tx = conn
             .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             .await
@@ -33,7 +34,18 @@ impl Db {
         .map_err(errors::from_sqlx)?;
         let (number, schema_version) =
             found.ok_or_else(|| Error::not_found(format!("organization {org}")))?;
-        let tables = self.digest(&mut tx, number, Some(dir)).await?;
+        db.write(&mut tx, org, (number, schema_version), dir).await
+    }
+
+    /// Writes what a transaction sees into an empty folder.
+    pub(crate) async fn write(
+        &self,
+        conn: &mut PgConnection,
+        org: &OrgId,
+        (number, schema_version): (i64, i32),
+        dir: &Path,
+    ) -> Result<Manifest> {
+        let tables = self.digest(conn, number, Some(dir)).await?;
         let manifest = Manifest {
             format: FORMAT,
             service: self.0.schema.service.to_owned(),

@@ -66,8 +66,15 @@ const POLL: Duration = Duration::from_millis(250);
 /// Tenants served at the same time.
 const PARALLEL: usize = 4;
 
-/// The relay of one service. Any number of replicas may run.
+/// The relay of one service, in all of its databases. Any number of replicas may run.
+#[derive(Debug)]
 pub struct Relay {
+    parts: Vec<Part>,
+}
+
+/// The relay of one database.
+#[derive(Clone)]
+struct Part {
     db: Db,
     service: &'static str,
     topics: HashMap<&'static str, Arc<dyn Deliver>>,
@@ -78,9 +85,40 @@ pub struct Relay {
     dead: Counter<u64>,
 }
 
-impl std::fmt::Debug for Relay {
+impl std::fmt::Debug for Part {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Relay({})", self.service)
+        write!(f, "Part({})", self.service)
+    }
+}
+
+impl Relay {
+    /// A relay without topics yet.
+    pub fn new(db: Db, service: &'static str) -> Self {
+        Self { parts: db.parts().map(|part| Part::new(part.clone(), service)).collect() }
+    }
+
+    /// Adds a topic.
+    #[must_use]
+    pub fn topic(mut self, name: &'static str, deliver: Arc<dyn Deliver>) -> Self {
+        for part in &mut self.parts {
+            part.topics.insert(name, Arc::clone(&deliver));
+        }
+        self
+    }
+
+    /// Delivers until told to stop. What is under way is finished first.
+    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+        let each = self.parts.iter().map(|part| part.run(stop.clone()));
+        futures_util::future::try_join_all(each).await.map(drop)
+    }
+
+    /// Serves what is due now; answers whether there was anything.
+    pub async fn turn(&self) -> Result<bool> {
+        let mut found = false;
+        for part in &self.parts {
+            found |= part.turn().await?;
+        }
+        Ok(found)
     }
 }
 
@@ -106,9 +144,8 @@ impl Tx {
     }
 }
 
-impl Relay {
-    /// A relay without topics yet.
-    pub fn new(db: Db, service: &'static str) -> Self {
+impl Part {
+    fn new(db: Db, service: &'static str) -> Self {
         let meter = opentelemetry::global::meter("nitejar");
         Self {
             db,
@@ -128,15 +165,8 @@ impl Relay {
         }
     }
 
-    /// Adds a topic.
-    #[must_use]
-    pub fn topic(mut self, name: &'static str, deliver: Arc<dyn Deliver>) -> Self {
-        self.topics.insert(name, deliver);
-        self
-    }
-
     /// Delivers until told to stop. What is under way is finished first.
-    pub async fn run(&self, stop: CancellationToken) -> Result<()> {
+    async fn run(&self, stop: CancellationToken) -> Result<()> {
         let mut turns = 0u32;
         while !stop.is_cancelled() {
             let busy = match self.turn().await {
@@ -162,11 +192,12 @@ impl Relay {
     }
 
     /// Serves what is due now; answers whether there was anything.
-    pub async fn turn(&self) -> Result<bool> {
+    async fn turn(&self) -> Result<bool> {
         let now = self.db.clock().now();
         let claimed: Vec<(i64, i64)> = sqlx::query_as(
             "UPDATE control.outbox_due SET leased_until = $2 WHERE id IN ( \
-                SELECT id FROM control.outbox_due WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until < $1) \
+                SELECT id FROM control.outbox_due d WHERE due_at <= $1 AND (leased_until IS NULL OR leased_until < $1) \
+                AND NOT EXISTS (SELECT FROM control.tenants WHERE number = d.tenant_number AND state = 'arriving') \
                 ORDER BY due_at LIMIT 200 FOR UPDATE SKIP LOCKED) RETURNING id, tenant_number",
         )
         .bind(now)

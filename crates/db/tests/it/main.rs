@@ -4,6 +4,7 @@
 
 mod isolation;
 mod migrator;
+mod mover;
 mod outbox;
 mod provision;
 mod purge;

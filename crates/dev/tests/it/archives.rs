@@ -16,12 +16,17 @@ use serde_json::{Value, json};
 use crate::world::{World, finished};
 
 /// The operators' program, as a process of its own.
-struct Tool {
+pub(crate) struct Tool {
     dir: PathBuf,
 }
 
 impl Tool {
     fn new(stack: &TestStack) -> Self {
+        Self::with_second(stack, &BTreeMap::new())
+    }
+
+    /// The same, where services have a second database.
+    pub(crate) fn with_second(stack: &TestStack, second: &BTreeMap<&'static str, String>) -> Self {
         // As a file says it: the types themselves never write a secret.
         let database = |url: &str| {
             let secret = nitejar_db::testing::config("").login_secret;
@@ -29,6 +34,10 @@ impl Tool {
         };
         let databases: BTreeMap<&str, Value> =
             stack.databases.iter().map(|(name, db)| (*name, database(&db.handle.url))).collect();
+        let mut databases = databases;
+        for (service, url) in second {
+            databases.get_mut(service).unwrap()["more"] = json!({ "second": url });
+        }
         let config = json!({ "databases": databases, "master_keys": [stack.keys.master] });
         let dir = stack.dir.path().to_owned();
         std::fs::write(dir.join("tenants.json"), config.to_string()).unwrap();
@@ -50,7 +59,7 @@ impl Tool {
         (output.status.success(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    async fn must(&self, args: &[&str]) -> String {
+    pub(crate) async fn must(&self, args: &[&str]) -> String {
         let (good, said) = self.run(args).await;
         assert!(good, "{args:?}: {said}");
         said

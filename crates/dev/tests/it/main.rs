@@ -28,6 +28,7 @@ mod leaks;
 mod limits;
 mod lives;
 mod members;
+mod moves;
 mod openapi;
 mod people;
 mod quota;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::Clock;
-use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::error::{Code, Result};
 use nitejar_db::Db;
 use nitejar_db::outbox::{Deliver, Delivery, Failure, OutboxMessage};
 use serde::{Deserialize, Serialize};
@@ -102,10 +102,7 @@ impl Comments {
 
     /// The App could write through any installation: only this organization's own may be used, now.
     async fn still_ours(&self, ctx: &RequestCtx, target: &Target) -> Result<(), Failure> {
-        let found = async {
-            let mut control = self.db.control_once().await?;
-            Ok::<_, Error>(store::installation(&mut control, target.installation_id).await?)
-        };
+        let found = store::installation_anywhere(&self.db, target.installation_id);
         let owner = found.await.map_err(|e| Failure { permanent: false, ..Failure::from(e) })?;
         let ours = owner.is_some_and(|(org, suspended)| {
             !suspended && ctx.tenant.as_ref().is_some_and(|tenant| tenant.as_str() == org)

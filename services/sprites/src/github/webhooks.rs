@@ -87,9 +87,7 @@ impl Service {
             return Ok(why);
         }
         let Some(installation) = installation else { return Ok("of no installation") };
-        let mut tx = self.db.control().await?;
-        let bound = github::installation(tx.conn(), installation).await?;
-        tx.commit().await?;
+        let bound = github::installation_anywhere(&self.db, installation).await?;
         let Some((org, suspended)) = bound else { return Ok("of an installation that nobody connected") };
         let ctx = RequestCtx::service("sprites", &*self.clock).for_tenant(org.parse()?);
         match event {

@@ -82,6 +82,18 @@ impl Integrations for Service {
             repositories: Json(repositories),
             created_at: self.clock.now(),
         };
+        // The primary key refuses a second one in one database; this does among several.
+        let mut binding = self.db.control().await?;
+        github::one_at_a_time(binding.conn(), r.installation_id).await.map_err(Error::from)?;
+        let mut bound = github::installation(binding.conn(), r.installation_id).await.map_err(Error::from)?;
+        for part in self.db.parts().skip(1) {
+            let mut conn = part.control_once().await?;
+            bound =
+                bound.or(github::installation(&mut conn, r.installation_id).await.map_err(Error::from)?);
+        }
+        if bound.is_some_and(|(org, _)| ctx.tenant.as_ref().is_none_or(|own| own.as_str() != org)) {
+            return Err(is_bound().into());
+        }
         let mut tx = self.db.tenant(&ctx).await?;
         // The same organization connects it again: that is what it has already.
         if let Some(known) =
@@ -90,20 +102,14 @@ impl Integrations for Service {
             return Ok(Response::new(to_pb(known)));
         }
         integrations::insert(tx.conn(), &row).await.map_err(|e| {
-            if is_unique_violation(&e, "github_installations_pkey") {
-                Error::new(
-                    Code::InstallationBound,
-                    "This installation is connected to another organization. Disconnect it there first.",
-                )
-            } else {
-                e.into()
-            }
+            if is_unique_violation(&e, "github_installations_pkey") { is_bound() } else { e.into() }
         })?;
         let details = [("account", row.account.clone()), ("installation", row.installation_id.to_string())];
         let target = ("integration", row.id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "integration.created", target, &details)
             .await?;
         tx.commit().await?;
+        binding.commit().await?;
         Ok(Response::new(to_pb(row)))
     }
 
@@ -149,6 +155,13 @@ impl Service {
             .as_ref()
             .ok_or_else(|| Error::new(Code::Conflict, "GitHub is not set up here: github.app_id is 0."))
     }
+}
+
+fn is_bound() -> Error {
+    Error::new(
+        Code::InstallationBound,
+        "This installation is connected to another organization. Disconnect it there first.",
+    )
 }
 
 fn to_pb(i: IntegrationRow) -> pb::Integration {

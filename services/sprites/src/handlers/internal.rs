@@ -17,9 +17,15 @@ impl SpritesInternal for Service {
         request: Request<pb::ResolveRunnerRequest>,
     ) -> Result<Response<pb::ResolveRunnerResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
-        let found = sprites::by_token(&mut *self.db.control_once().await?, &request.get_ref().token_sha256)
-            .await
-            .map_err(Error::from)?;
+        let mut found = None;
+        for part in self.db.parts() {
+            found = sprites::by_token(&mut *part.control_once().await?, &request.get_ref().token_sha256)
+                .await
+                .map_err(Error::from)?;
+            if found.is_some() {
+                break;
+            }
+        }
         let (sprite_id, org_id) =
             found.ok_or_else(|| Error::new(Code::InvalidCredential, "This token is not valid."))?;
         Ok(Response::new(pb::ResolveRunnerResponse { sprite_id, org_id }))

@@ -31,7 +31,7 @@ impl Runner for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let (agent, _) = self.sprite(&ctx).await?;
-        sprites::note_asked(&mut *self.db.control_once().await?, &ctx.actor.id, self.clock.now())
+        sprites::note_asked(&mut *self.db.control_of(ctx.tenant()?).await?, &ctx.actor.id, self.clock.now())
             .await
             .map_err(Error::from)?;
         let bell = self.wake.of(&agent);
@@ -173,7 +173,10 @@ impl Service {
 
     /// The calling Sprite's (agent, phase).
     async fn sprite(&self, ctx: &RequestCtx) -> Result<(String, String)> {
-        let found = sprites::of_runner(&mut *self.db.control_once().await?, &ctx.actor.id).await?;
+        let found = sprites::of_runner(&mut *self.db.control_of(ctx.tenant()?).await?, &ctx.actor.id).await?;
+        if found.is_none() && self.db.home_of(ctx.tenant()?).await?.is_on_its_way(ctx.tenant()?).await? {
+            return Err(Error::unavailable().because("its organization is being moved to another database"));
+        }
         found.ok_or_else(|| Error::new(Code::InvalidCredential, "This Sprite is gone."))
     }
 

@@ -5,6 +5,8 @@ use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 
 use nitejar_common::RequestCtx;
+use nitejar_common::error::Result;
+use nitejar_db::Db;
 
 /// Notes a begun install.
 pub async fn begin_install(
@@ -134,7 +136,26 @@ pub async fn sweep(conn: &mut PgConnection, before: DateTime<Utc>) -> sqlx::Resu
     Ok(())
 }
 
-/// The organization of an installation: (organization, suspended).
+/// The same, in whichever of the service's databases.
+pub async fn installation_anywhere(db: &Db, id: i64) -> Result<Option<(String, bool)>> {
+    for part in db.parts() {
+        if let Some(found) = installation(&mut *part.control_once().await?, id).await? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
+/// Of two who connect the same installation, in whichever databases, the second one waits for the first one's end.
+pub async fn one_at_a_time(conn: &mut PgConnection, id: i64) -> sqlx::Result<()> {
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('installation|' || $1, 0))")
+        .bind(id.to_string())
+        .execute(conn)
+        .await?;
+    Ok(())
+}
+
+/// The organization of an installation, in one database: (organization, suspended).
 pub async fn installation(conn: &mut PgConnection, id: i64) -> sqlx::Result<Option<(String, bool)>> {
     sqlx::query_as("SELECT org_id, suspended FROM github_installations WHERE installation_id = $1")
         .bind(id)

@@ -8,8 +8,11 @@ use sqlx::{FromRow, PgConnection};
 pub struct SpriteRow {
     /// `sprite_…`
     pub id: String,
-    /// Whose.
+    /// Whose, there.
     pub tenant_number: i64,
+    /// Which of the service's databases it is in.
+    #[sqlx(skip)]
+    pub part: usize,
     /// Whose.
     pub org_id: String,
     /// Its agent.
@@ -55,7 +58,7 @@ pub async fn to_reconcile(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::
             s.concurrency, s.generation, s.failures, \
             s.next_try_at, s.active_at, s.asked_at, coalesce(w.ready, 0) AS ready, coalesce(w.leased, 0) AS leased, \
             coalesce(w.queued, 0) AS queued, w.oldest \
-         FROM sprites s JOIN tenants t ON t.number = s.tenant_number LEFT JOIN work w USING (agent_id) \
+         FROM sprites s JOIN tenants t ON t.number = s.tenant_number AND t.state IN ('active', 'suspended') LEFT JOIN work w USING (agent_id) \
          WHERE s.phase <> 'stopped' OR w.ready > 0",
     )
     .bind(now)
@@ -170,7 +173,7 @@ pub async fn by_token(conn: &mut PgConnection, sha256: &[u8]) -> sqlx::Result<Op
 pub async fn of_runner(conn: &mut PgConnection, sprite: &str) -> sqlx::Result<Option<(String, String)>> {
     // Where the organization's work stands still its runners stop, whatever the reconciler has got to.
     sqlx::query_as(
-        "SELECT s.agent_id, CASE WHEN t.state = 'active' THEN s.phase ELSE 'stopping' END \
+        "SELECT s.agent_id, CASE WHEN t.state IN ('active', 'arriving') THEN s.phase ELSE 'stopping' END \
          FROM sprites s JOIN tenants t ON t.number = s.tenant_number WHERE s.id = $1",
     )
     .bind(sprite)
