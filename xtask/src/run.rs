@@ -34,6 +34,11 @@ pub fn demo(rest: &[String]) -> Result<()> {
 pub fn bench(name: &str, json: bool, rest: &[String]) -> Result<()> {
     packages::ensure()?;
     build(&[BINARIES, SERVICES].concat(), true)?;
+    if name == "tenancy"
+        && let Err(error) = crate::test::venv("bench-python", "bench-requirements.txt")
+    {
+        eprintln!("django-tenants is not compared with: {error:#}");
+    }
     let mut args = vec!["bench".to_owned(), name.to_owned()];
     if json {
         args.push("--json".into());

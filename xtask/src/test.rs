@@ -107,13 +107,17 @@ fn breaking() -> Result<String> {
     must(&mut command).map(|()| String::new())
 }
 
-/// A Python of the tests' own, below the build's folder; made anew when the list of its packages changed.
 fn python() -> Result<String> {
-    let list = crate::run::root()?.join("crates/testkit/python/requirements.txt");
-    let dir = crate::run::target_dir()?.join("python");
+    venv("python", "requirements.txt").map(|()| String::new())
+}
+
+/// A Python of our own, below the build's folder; made anew when the list of its packages changed.
+pub fn venv(name: &str, list: &str) -> Result<()> {
+    let list = crate::run::root()?.join("crates/testkit/python").join(list);
+    let dir = crate::run::target_dir()?.join(name);
     let (wanted, installed) = (std::fs::read(&list)?, dir.join("installed.txt"));
     if std::fs::read(&installed).is_ok_and(|there| there == wanted) {
-        return Ok(String::new());
+        return Ok(());
     }
     let _ = std::fs::remove_dir_all(&dir);
     must(Command::new("python3").args(["-m", "venv"]).arg(&dir))?;
@@ -121,8 +125,7 @@ fn python() -> Result<String> {
     pip.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"])
         .arg(&list);
     must(&mut pip)?;
-    std::fs::write(&installed, &wanted)?;
-    Ok(String::new())
+    Ok(std::fs::write(&installed, &wanted)?)
 }
 
 fn binaries() -> Result<String> {

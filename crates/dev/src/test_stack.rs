@@ -80,7 +80,21 @@ impl TestStack {
 
     /// With these settings, and keys that differ.
     pub async fn start_changed(tweaks: Tweaks, change: impl FnOnce(&mut Keys)) -> Result<Self> {
-        let (mut keys, places, databases, dir) = ground().await?;
+        Self::start_all(tweaks, BTreeMap::new(), change).await
+    }
+
+    /// With these settings, and databases of these services that are elsewhere.
+    pub async fn start_on(tweaks: Tweaks, elsewhere: BTreeMap<&'static str, String>) -> Result<Self> {
+        Self::start_all(tweaks, elsewhere, |_| {}).await
+    }
+
+    async fn start_all(
+        tweaks: Tweaks,
+        elsewhere: BTreeMap<&'static str, String>,
+        change: impl FnOnce(&mut Keys),
+    ) -> Result<Self> {
+        let (mut keys, mut places, databases, dir) = ground().await?;
+        places.databases.extend(elsewhere);
         change(&mut keys);
         let github = stack::start_github(&keys, &places, None).await?;
         let mailbox = Mailbox::start(places.smtp, places.mailbox).await?;

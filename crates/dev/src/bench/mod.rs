@@ -10,6 +10,7 @@ mod jobs;
 mod keys;
 mod load;
 pub mod peer;
+mod scale;
 mod setup;
 mod tenancy;
 
@@ -25,12 +26,15 @@ pub struct Args {
     /// For `keys`: how many requests memory is watched over.
     #[arg(long, default_value_t = 500_000)]
     pub requests: usize,
+    /// For `tenancy`: how many tenants one database gets; 0: skip that part, which takes minutes and gigabytes at first.
+    #[arg(long, default_value_t = 10_000)]
+    pub tenants: usize,
 }
 
 /// Runs one.
 pub async fn run(args: Args) -> Result<()> {
     let result = match args.name.as_str() {
-        "tenancy" => tenancy::run().await?,
+        "tenancy" => tenancy::run(args.tenants).await?,
         "jobs" => jobs::run().await?,
         "gateway" => gateway::run().await?,
         "keys" => keys::run(args.requests).await?,

@@ -44,7 +44,7 @@ const RUN: usize = 10;
 const SLICE: Duration = Duration::from_secs(1);
 const ROUNDS: usize = 9;
 
-pub(super) async fn run() -> Result<Value> {
+pub(super) async fn run(tenants_at_scale: usize) -> Result<Value> {
     let cluster = shared().await?;
     let database = cluster.clone_of("bench_empty", |_| async { Ok(()) }).await?;
     let mut config = nitejar_db::testing::config(&database.url);
@@ -86,10 +86,13 @@ pub(super) async fn run() -> Result<Value> {
     }
     db.close().await;
     creation(&mut result).await?;
+    if tenants_at_scale > 0 {
+        super::scale::run(tenants_at_scale, &mut result).await?;
+    }
     Ok(result)
 }
 
-fn median(values: &mut [f64]) -> f64 {
+pub(super) fn median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(0.0)
 }

@@ -412,7 +412,8 @@ async fn every_shared_table_is_named_by_its_service() {
         let mut unnamed: Vec<String> = found.into_iter().map(|(table, _)| table).collect();
         unnamed.dedup();
         unnamed.retain(|table| {
-            table != "outbox_due"
+            // Where a purged one's row is, which says what was deleted.
+            !["outbox_due", "placements"].contains(&table.as_str())
                 && !kept.contains(&table.as_str())
                 && !schema.shared.iter().any(|s| s.table == table)
         });

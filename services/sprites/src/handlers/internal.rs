@@ -8,7 +8,7 @@ use nitejar_proto::sprites::v1::sprites_internal_server::SpritesInternal;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
-use crate::store::{github, sprites};
+use crate::store::github;
 
 #[tonic::async_trait]
 impl SpritesInternal for Service {
@@ -17,15 +17,7 @@ impl SpritesInternal for Service {
         request: Request<pb::ResolveRunnerRequest>,
     ) -> Result<Response<pb::ResolveRunnerResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
-        let mut found = None;
-        for part in self.db.parts() {
-            found = sprites::by_token(&mut *part.control_once().await?, &request.get_ref().token_sha256)
-                .await
-                .map_err(Error::from)?;
-            if found.is_some() {
-                break;
-            }
-        }
+        let found = self.sprite_by_token(&request.get_ref().token_sha256).await?;
         let (sprite_id, org_id) =
             found.ok_or_else(|| Error::new(Code::InvalidCredential, "This token is not valid."))?;
         Ok(Response::new(pb::ResolveRunnerResponse { sprite_id, org_id }))

@@ -7,6 +7,7 @@ use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::grpc::trace;
+use nitejar_db::Db;
 use nitejar_proto::sprites::v1 as pb;
 use nitejar_proto::sprites::v1::runner_server::Runner;
 use nitejar_proto::tenancy::v1::OpenSecretsRequest;
@@ -173,11 +174,30 @@ impl Service {
 
     /// The calling Sprite's (agent, phase).
     async fn sprite(&self, ctx: &RequestCtx) -> Result<(String, String)> {
-        let found = sprites::of_runner(&mut *self.db.control_of(ctx.tenant()?).await?, &ctx.actor.id).await?;
-        if found.is_none() && self.db.home_of(ctx.tenant()?).await?.is_on_its_way(ctx.tenant()?).await? {
-            return Err(Error::unavailable().because("its organization is being moved to another database"));
+        for part in self.everywhere_twice() {
+            let found = sprites::of_runner(&mut *part.control_once().await?, &ctx.actor.id).await?;
+            if let Some(found) = found {
+                return Ok(found);
+            }
         }
-        found.ok_or_else(|| Error::new(Code::InvalidCredential, "This Sprite is gone."))
+        Err(Error::new(Code::InvalidCredential, "This Sprite is gone."))
+    }
+
+    /// Whose token that is: (sprite, organization).
+    pub(crate) async fn sprite_by_token(&self, sha256: &[u8]) -> Result<Option<(String, String)>> {
+        for part in self.everywhere_twice() {
+            if let Some(found) = sprites::by_token(&mut *part.control_once().await?, sha256).await? {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Every database, and every one again: a Sprite's row that goes from one to another meanwhile must not be missed, for
+    /// then its runner would end. Where there is one database once is enough.
+    fn everywhere_twice(&self) -> impl Iterator<Item = &Db> {
+        let again = if self.db.parts().count() > 1 { usize::MAX } else { 0 };
+        self.db.parts().chain(self.db.parts().take(again))
     }
 
     async fn claim(&self, ctx: &RequestCtx, agent: &str, most: i64) -> Result<Vec<pb::Assignment>> {

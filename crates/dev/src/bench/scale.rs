@@ -1,0 +1,481 @@
+//! Ten thousand tenants in one database, of tenancy's own schema. Building them takes minutes and about 6 GB, so the server's
+//! folder is kept below `target/`; a run that was stopped goes on, and the next one finds them.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow};
+use nitejar_common::RequestCtx;
+use nitejar_common::clock::{SystemClock, system};
+use nitejar_common::id::OrgId;
+use nitejar_common::rng;
+use nitejar_db::{DatabaseConfig, Db, MigrateMode, Migration, Schema};
+use nitejar_tenancy::SCHEMA;
+use nitejar_testkit::postgres::{Cluster, Durability};
+use serde_json::{Value, json};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+
+use super::tenancy::median;
+use crate::test_stack::{TestStack, person, test_tweaks};
+
+const DATABASE: &str = "bench_tenants";
+/// Workers; each has a bucket, and so a connection, of its own.
+const WORKERS: usize = 4;
+/// Requests that a tenant makes in a row before another one is served.
+const RUN: usize = 10;
+const SLICE: Duration = Duration::from_secs(1);
+const ROUNDS: usize = 9;
+/// Organizations that are claimed, and created, to time it.
+const TIMED: usize = 100;
+/// Tenants that are made to compare with django-tenants.
+const DJANGO: usize = 50;
+/// How often each of two readers reads, beside the migration.
+const EVERY: Duration = Duration::from_millis(20);
+
+/// What one transaction does; `{s}` is the schema's prefix where there is no tenant bound.
+const STATEMENTS: [&str; 5] = [
+    "SELECT name, settings, version FROM {s}org",
+    "SELECT user_id, email, role FROM {s}members ORDER BY user_id LIMIT 50",
+    "SELECT id, name, role FROM {s}keys ORDER BY id LIMIT 50",
+    "SELECT name, version FROM {s}secrets ORDER BY name LIMIT 50",
+    "UPDATE {s}org SET version = version + 1",
+];
+
+fn text(error: nitejar_common::Error) -> anyhow::Error {
+    anyhow!(error.log_text())
+}
+
+fn round(value: f64) -> Value {
+    json!((value * 100.0).round() / 100.0)
+}
+
+/// A line of progress, for people.
+#[expect(clippy::print_stderr, reason = "a person waits for minutes")]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+struct Ground {
+    cluster: Cluster,
+    config: DatabaseConfig,
+}
+
+impl Ground {
+    async fn new() -> Result<Self> {
+        let dir = folder()?;
+        say(&format!("the tenants live in {}; delete it to be rid of them", dir.display()));
+        let cluster = tokio::task::spawn_blocking(move || Cluster::start(&dir, Durability::Test)).await??;
+        let mut admin = PgConnection::connect(&cluster.url("postgres")).await?;
+        let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_database WHERE datname = $1)")
+            .bind(DATABASE)
+            .fetch_one(&mut admin)
+            .await?;
+        if !exists {
+            admin.execute(AssertSqlSafe(format!("CREATE DATABASE {DATABASE}"))).await?;
+        }
+        let mut config = nitejar_db::testing::config(&cluster.url(DATABASE));
+        config.buckets = u16::try_from(WORKERS)?;
+        config.bucket_connections = 2;
+        config.spares = 0;
+        config.max_tenants_per_connection = DatabaseConfig::default().max_tenants_per_connection;
+        Ok(Self { cluster, config })
+    }
+
+    async fn raw(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.cluster.url(DATABASE)).await?)
+    }
+
+    async fn open(&self, schema: Schema, migrate: MigrateMode) -> Result<Db> {
+        let config = DatabaseConfig { migrate, ..self.config.clone() };
+        Db::open(&config, schema, system()).await.map_err(text)
+    }
+}
+
+fn folder() -> Result<PathBuf> {
+    let target = crate::test_stack::target_dir()?;
+    let target = target.parent().context("the binaries lie in a folder of target")?;
+    Ok(target.join("bench-tenants"))
+}
+
+pub(super) async fn run(tenants: usize, result: &mut Value) -> Result<()> {
+    let ground = Ground::new().await?;
+    clean(&ground).await?;
+    let db = ground.open(SCHEMA, MigrateMode::OnStart).await?;
+    build(&db, &ground, tenants).await?;
+    let all: Vec<(String, i64)> =
+        sqlx::query_as("SELECT org_id, number FROM control.tenants WHERE state = 'active' ORDER BY number")
+            .fetch_all(&mut ground.raw().await?)
+            .await?;
+    let service = |org: OrgId| RequestCtx::service("bench", &SystemClock).for_tenant(org);
+    let all: Vec<(RequestCtx, i64)> = all
+        .into_iter()
+        .map(|(org, number)| Ok((service(org.parse().map_err(|_| anyhow!("{org} is no id"))?), number)))
+        .collect::<Result<_>>()?;
+    result["scale_tenants"] = json!(all.len());
+    bound(&db, &ground, &all, result).await?;
+    claims(&db, result).await?;
+    django(&ground, &db, &all, result).await?;
+    db.close().await;
+    creation(&ground, result).await?;
+    migration(&ground, &all, result).await?;
+    Ok(())
+}
+
+/// Builds what is missing, two at a time.
+async fn build(db: &Db, ground: &Ground, tenants: usize) -> Result<()> {
+    let mut raw = ground.raw().await?;
+    let have: i64 = sqlx::query_scalar("SELECT count(*) FROM control.tenants WHERE state = 'active'")
+        .fetch_one(&mut raw)
+        .await?;
+    let missing = tenants.saturating_sub(usize::try_from(have)?);
+    let (done, began) = (AtomicU64::new(0), Instant::now());
+    let builder = |share: usize| {
+        let done = &done;
+        async move {
+            for _ in 0..share {
+                let org = OrgId::new(&SystemClock);
+                db.build_spare().await.map_err(text)?;
+                db.provision(&org).await.map_err(text)?;
+                found(db, org).await?;
+                let n = done.fetch_add(1, Ordering::Relaxed) + 1;
+                if n.is_multiple_of(500) {
+                    let rate = n as f64 / began.elapsed().as_secs_f64();
+                    let left = (missing as f64 - n as f64) / rate;
+                    say(&format!("{n} of {missing} tenants built, {rate:.0} a second, {left:.0} s left"));
+                }
+            }
+            anyhow::Ok(())
+        }
+    };
+    tokio::try_join!(builder(missing / 2), builder(missing - missing / 2))?;
+    raw.execute("VACUUM (ANALYZE) control.tenants").await?;
+    Ok(())
+}
+
+/// The rows that an organization begins with.
+async fn found(db: &Db, org: OrgId) -> Result<()> {
+    let ctx = RequestCtx::service("bench", &SystemClock).for_tenant(org);
+    let mut tx = db.tenant(&ctx).await.map_err(text)?;
+    tx.conn()
+        .execute(
+            "INSERT INTO org (name, settings, version) VALUES ('Bench', '{}', 1); \
+             INSERT INTO members (user_id, email, name, role, joined_at) \
+             VALUES ('user_1', 'a@example.com', 'A', 'owner', now())",
+        )
+        .await?;
+    tx.commit().await.map_err(text)
+}
+
+/// Bound beside unbound at random tenants, and what the backends hold afterwards.
+async fn bound(db: &Db, ground: &Ground, all: &[(RequestCtx, i64)], result: &mut Value) -> Result<()> {
+    let url = ground.cluster.url(DATABASE);
+    let (mut bound, mut unbound, mut private) = (Vec::new(), Vec::new(), 0.0_f64);
+    for i in 0..=ROUNDS {
+        let b = measure(db, &url, all, true).await?;
+        private = private.max(largest_backend(ground).await?);
+        let u = measure(db, &url, all, false).await?;
+        // The first round only warms caches.
+        if i > 0 {
+            bound.push(b);
+            unbound.push(u);
+        }
+    }
+    let (b, u) = (median(&mut bound), median(&mut unbound));
+    result["scale_bound_tx_per_s"] = json!(b.round());
+    result["scale_unbound_tx_per_s"] = json!(u.round());
+    result["scale_ratio"] = round(b / u);
+    result["scale_largest_backend_private_mib"] = round(private);
+    Ok(())
+}
+
+async fn measure(db: &Db, url: &str, all: &[(RequestCtx, i64)], bound: bool) -> Result<f64> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for worker in 0..WORKERS {
+        let mine = |n: i64| n.rem_euclid(WORKERS as i64) == worker as i64;
+        let share: Vec<(RequestCtx, i64)> = all.iter().filter(|(_, n)| mine(*n)).cloned().collect();
+        let (db, url) = (db.clone(), url.to_owned());
+        tasks.spawn(async move {
+            if bound { run_bound(&db, &share).await } else { run_unbound(&url, &share).await }
+        });
+    }
+    let mut total = 0;
+    while let Some(count) = tasks.join_next().await {
+        total += count??;
+    }
+    Ok(f64::from(total) / SLICE.as_secs_f64())
+}
+
+fn pick(share: &[(RequestCtx, i64)]) -> &(RequestCtx, i64) {
+    &share[usize::try_from(rng::below(share.len() as u64)).unwrap_or(0)]
+}
+
+async fn run_bound(db: &Db, share: &[(RequestCtx, i64)]) -> Result<u32> {
+    let sql = STATEMENTS.map(|s| s.replace("{s}", ""));
+    let until = Instant::now() + SLICE;
+    let mut count = 0;
+    while Instant::now() < until {
+        let (ctx, _) = pick(share);
+        for _ in 0..RUN {
+            let mut tx = db.tenant(ctx).await.map_err(text)?;
+            for statement in &sql {
+                sqlx::query(AssertSqlSafe(statement.clone())).fetch_all(tx.conn()).await?;
+            }
+            tx.commit().await.map_err(text)?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+async fn run_unbound(url: &str, share: &[(RequestCtx, i64)]) -> Result<u32> {
+    let options: PgConnectOptions = url.parse()?;
+    let mut conn = PgConnection::connect_with(&options.statement_cache_capacity(256)).await?;
+    let until = Instant::now() + SLICE;
+    let mut count = 0;
+    while Instant::now() < until {
+        let (_, number) = pick(share);
+        let sql = STATEMENTS.map(|s| s.replace("{s}", &format!("t_{number}.")));
+        for _ in 0..RUN {
+            conn.execute("BEGIN").await?;
+            for statement in &sql {
+                sqlx::query(AssertSqlSafe(statement.clone())).fetch_all(&mut conn).await?;
+            }
+            conn.execute("COMMIT").await?;
+            count += 1;
+        }
+    }
+    Ok(count)
+}
+
+/// MiB that the largest of our logins' backends has for itself.
+async fn largest_backend(ground: &Ground) -> Result<f64> {
+    let pids: Vec<i32> = sqlx::query_scalar(
+        "SELECT pid FROM pg_stat_activity WHERE datname = $1 AND usename LIKE '%\\_b%' ESCAPE '\\'",
+    )
+    .bind(DATABASE)
+    .fetch_all(&mut ground.raw().await?)
+    .await?;
+    let mut largest = 0.0_f64;
+    for pid in pids {
+        // One that ended meanwhile has nothing.
+        let Ok(map) = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) else { continue };
+        let kib: f64 = map
+            .lines()
+            .filter(|line| line.starts_with("Private_"))
+            .filter_map(|line| line.split_whitespace().nth(1)?.parse::<f64>().ok())
+            .sum();
+        largest = largest.max(kib / 1024.0);
+    }
+    Ok(largest)
+}
+
+/// A spare becomes an organization's.
+async fn claims(db: &Db, result: &mut Value) -> Result<()> {
+    for _ in 0..TIMED {
+        db.build_spare().await.map_err(text)?;
+    }
+    let mut times = Vec::new();
+    for _ in 0..TIMED {
+        let org = OrgId::new(&SystemClock);
+        let began = Instant::now();
+        db.provision(&org).await.map_err(text)?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+        found(db, org).await?;
+    }
+    result["scale_claim_p50_ms"] = round(median(&mut times));
+    Ok(())
+}
+
+/// Organizations over HTTP, through all services; tenancy's database is the large one.
+async fn creation(ground: &Ground, result: &mut Value) -> Result<()> {
+    // Of an earlier run, with another master key.
+    ground.raw().await?.execute("DELETE FROM control.master_keys; DELETE FROM control.data_keys").await?;
+    let mut tweaks = test_tweaks();
+    tweaks.spares = u32::try_from(TIMED * 2 + 20)?;
+    let stack = TestStack::start_on(tweaks, [("tenancy", ground.cluster.url(DATABASE))].into()).await?;
+    let spares = "SELECT count(*) FROM control.tenants WHERE state = 'spare'";
+    let mut raw = ground.raw().await?;
+    for _ in 0..600 {
+        let count: i64 = sqlx::query_scalar(spares).fetch_one(&mut raw).await?;
+        if count > i64::try_from(TIMED * 3 / 2)? {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let (owner, _) = person(&stack.operator()?, "owner").await?;
+    let tag = hex::encode(rng::bytes::<4>());
+    let mut times = Vec::new();
+    for i in 0..TIMED {
+        let body = json!({ "slug": format!("bench-{tag}-{i}"), "name": "Bench" });
+        let began = Instant::now();
+        owner.post("/v1/orgs", &body).await?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    result["scale_create_organization_p50_ms"] = round(median(&mut times));
+    stack.stop().await
+}
+
+/// A column and an index in every schema, and what readers notice of it.
+async fn migration(ground: &Ground, all: &[(RequestCtx, i64)], result: &mut Value) -> Result<()> {
+    let sql = "ALTER TABLE members ADD COLUMN bench text; CREATE INDEX members_bench ON members (bench);";
+    let db = ground.open(with(&[sql]), MigrateMode::Later).await?;
+    let mut quiet = latencies(&db, all, tokio::time::sleep(Duration::from_secs(15))).await?.1;
+    let began = Instant::now();
+    let quietly = |_| {};
+    let (migrated, mut busy) = latencies(&db, all, db.migrate_tenants(&quietly)).await?;
+    let migrated = migrated.map_err(text)?;
+    let took = began.elapsed().as_secs_f64();
+    let (quiet, busy) = (p99(&mut quiet), p99(&mut busy));
+    result["scale_migrated_tenants"] = json!(migrated.done);
+    result["scale_migration_s"] = round(took);
+    result["scale_migration_laggards"] = json!(migrated.laggards.len());
+    result["scale_reads_p99_quiet_ms"] = round(quiet);
+    result["scale_reads_p99_migrating_ms"] = round(busy);
+    result["scale_reads_p99_ratio"] = round(busy / quiet);
+    db.close().await;
+    clean(ground).await
+}
+
+/// Ordinary reads at a steady rate while something goes on: what that came to, and the milliseconds of each read.
+async fn latencies<T>(
+    db: &Db,
+    all: &[(RequestCtx, i64)],
+    meanwhile: impl Future<Output = T>,
+) -> Result<(T, Vec<f64>)> {
+    let stop = AtomicBool::new(false);
+    let reader = || async {
+        let mut times = Vec::new();
+        let mut tick = tokio::time::interval(EVERY);
+        while !stop.load(Ordering::Relaxed) {
+            tick.tick().await;
+            let (ctx, _) = pick(all);
+            let began = Instant::now();
+            let mut tx = db.tenant_read(ctx).await.map_err(text)?;
+            for statement in &STATEMENTS[..4] {
+                let sql = statement.replace("{s}", "");
+                sqlx::query(AssertSqlSafe(sql)).fetch_all(tx.conn()).await?;
+            }
+            tx.commit().await.map_err(text)?;
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+        anyhow::Ok(times)
+    };
+    let work = async {
+        let done = meanwhile.await;
+        stop.store(true, Ordering::Relaxed);
+        anyhow::Ok(done)
+    };
+    let (done, one, other) = tokio::try_join!(work, reader(), reader())?;
+    Ok((done, [one, other].concat()))
+}
+
+fn p99(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() * 99 / 100).copied().unwrap_or(0.0)
+}
+
+/// Tenancy's schema with migrations of the bench after its own.
+fn with(more: &[&'static str]) -> Schema {
+    let mut tenant: Vec<Migration> = SCHEMA.tenant.to_vec();
+    tenant.extend((SCHEMA.tenant_version() + 1..).zip(more).map(|(version, sql)| Migration {
+        version,
+        name: "bench",
+        sql,
+    }));
+    // Once or twice in a run.
+    Schema { tenant: Vec::leak(tenant), ..SCHEMA }
+}
+
+/// Takes the bench's own column away again, also one of a run that was stopped.
+async fn clean(ground: &Ground) -> Result<()> {
+    let mut raw = ground.raw().await?;
+    let there: bool =
+        sqlx::query_scalar("SELECT to_regclass('control.tenants') IS NOT NULL").fetch_one(&mut raw).await?;
+    if !there {
+        return Ok(());
+    }
+    let version = SCHEMA.tenant_version();
+    let beyond: i64 = sqlx::query_scalar("SELECT count(*) FROM control.tenants WHERE schema_version > $1")
+        .bind(version)
+        .fetch_one(&mut raw)
+        .await?;
+    if beyond == 0 {
+        return Ok(());
+    }
+    say("taking the bench's column away again");
+    let back = with(&["SELECT", "ALTER TABLE members DROP COLUMN IF EXISTS bench;"]);
+    // Those that the stopped run did not reach have nothing to take away.
+    let db = ground.open(back, MigrateMode::Later).await?;
+    db.migrate_tenants(&|_| {}).await.map_err(text)?;
+    db.close().await;
+    sqlx::query("UPDATE control.tenants SET schema_version = $1 WHERE schema_version > $1")
+        .bind(version)
+        .execute(&mut raw)
+        .await?;
+    Ok(())
+}
+
+/// The same two things by PyPI's django-tenants, on the same server: a tenant is made, and a row is read in one.
+async fn django(ground: &Ground, db: &Db, all: &[(RequestCtx, i64)], result: &mut Value) -> Result<()> {
+    let mut times = Vec::new();
+    for _ in 0..DJANGO {
+        db.build_spare().await.map_err(text)?;
+    }
+    for _ in 0..DJANGO {
+        let org = OrgId::new(&SystemClock);
+        let began = Instant::now();
+        db.provision(&org).await.map_err(text)?;
+        found(db, org).await?;
+        times.push(began.elapsed().as_secs_f64() * 1000.0);
+    }
+    let create = median(&mut times);
+    let mut times = Vec::new();
+    for _ in 0..200 {
+        let (ctx, _) = pick(all);
+        for _ in 0..RUN {
+            let began = Instant::now();
+            let mut tx = db.tenant(ctx).await.map_err(text)?;
+            sqlx::query("SELECT user_id, email, name, role FROM members WHERE user_id = $1")
+                .bind("user_1")
+                .fetch_all(tx.conn())
+                .await?;
+            tx.commit().await.map_err(text)?;
+            times.push(began.elapsed().as_secs_f64() * 1000.0);
+        }
+    }
+    let read = median(&mut times);
+    result["scale_tenant_made_p50_ms"] = round(create);
+    result["scale_scoped_read_p50_ms"] = round(read);
+    let target = crate::test_stack::target_dir()?;
+    let python = target.parent().context("no folder")?.join("bench-python/bin/python");
+    if !python.exists() {
+        result["django_tenants"] = json!("skipped: Python's venv or PyPI is missing");
+        return Ok(());
+    }
+    let mut admin = PgConnection::connect(&ground.cluster.url("postgres")).await?;
+    admin.execute("DROP DATABASE IF EXISTS bench_django WITH (FORCE)").await?;
+    admin.execute("CREATE DATABASE bench_django").await?;
+    let options: PgConnectOptions = ground.cluster.url("postgres").parse()?;
+    let url = ground.cluster.url("postgres");
+    let password = url.split([':', '@']).nth(2).context("the address has no password")?.to_owned();
+    let script = folder()?.join("django_peer.py");
+    std::fs::write(&script, include_str!("django_peer.py"))?;
+    let output = tokio::process::Command::new(python)
+        .arg(script)
+        .args([options.get_host(), &options.get_port().to_string(), options.get_username(), &password])
+        .args(["bench_django", &DJANGO.to_string()])
+        .output()
+        .await?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    let theirs: Value = serde_json::from_str(said.trim())
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let (made, scoped) = (theirs["create_ms"].as_f64(), theirs["read_ms"].as_f64());
+    let (made, scoped) = (made.context("create_ms")?, scoped.context("read_ms")?);
+    result["django_tenant_made_p50_ms"] = round(made);
+    result["django_scoped_read_p50_ms"] = round(scoped);
+    result["django_made_ratio"] = round(made / create);
+    result["django_read_ratio"] = round(scoped / read);
+    Ok(())
+}
