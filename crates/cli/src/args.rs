@@ -50,6 +50,9 @@ pub enum Command {
     /// Roles.
     #[command(subcommand)]
     Roles(Roles),
+    /// Domains whose people may join.
+    #[command(subcommand)]
+    Domains(Domains),
     /// May they do it, and why?
     Explain {
         /// user_… or key_…
@@ -221,6 +224,38 @@ pub enum Roles {
     Delete {
         /// role_…
         role: String,
+    },
+}
+
+/// Domains.
+#[derive(Debug, Subcommand)]
+pub enum Domains {
+    /// All.
+    List,
+    /// Claim one: says what its DNS must say.
+    Add {
+        /// Such as example.com.
+        name: String,
+    },
+    /// Look into its DNS.
+    Verify {
+        /// Its name or id.
+        domain: String,
+    },
+    /// How people with an address there join.
+    Set {
+        /// Its name or id.
+        domain: String,
+        /// manual, suggested or automatic.
+        joining: String,
+        /// viewer or member.
+        #[arg(long)]
+        role: Option<String>,
+    },
+    /// Give one up.
+    Remove {
+        /// Its name or id.
+        domain: String,
     },
 }
 

@@ -1,5 +1,6 @@
 //! The commands.
 
+mod domains;
 mod export;
 mod receipt;
 mod roles;
@@ -49,6 +50,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Orgs(orgs) => here.orgs(orgs, config).await,
         Command::Members(members) => here.members(members).await,
         Command::Roles(roles) => here.roles(roles).await,
+        Command::Domains(domains) => here.domains(domains).await,
         Command::Explain { actor, permission } => here.explain(&actor, &permission).await,
         Command::Agents(agents) => here.agents(agents).await,
         Command::Run { agent, title, body, follow } => here.give_work(&agent, &title, &body, follow).await,

@@ -50,6 +50,8 @@ kinds! {
     Key KeyId = "key";
     /// An invitation.
     Invitation InvitationId = "inv";
+    /// A domain.
+    Domain DomainId = "dom";
     /// An agent.
     Agent AgentId = "agent";
     /// A Sprite.

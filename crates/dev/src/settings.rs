@@ -24,6 +24,8 @@ pub struct Places {
     pub smtp: SocketAddr,
     /// The mailbox's page.
     pub mailbox: SocketAddr,
+    /// Who is asked about domains; none: the system's resolver.
+    pub dns: Option<SocketAddr>,
     /// Sprites' directories.
     pub sprites: PathBuf,
     /// The runner's binary.
@@ -61,6 +63,7 @@ impl Places {
             github: free()?,
             smtp: free()?,
             mailbox: free()?,
+            dns: None,
             sprites: sprites.to_owned(),
             runner: runner.to_owned(),
             databases,
@@ -182,6 +185,7 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["sandbox"] = true.into();
                 config["public_url"] = places.gateway_url().into();
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
+                config["dns"] = json!({ "resolver": places.dns });
                 config["session"] = json!({ "rotate_seconds": tweaks.rotate_seconds });
                 config["master_key"] = keys.master.clone().into();
                 config["former_master_keys"] = json!(keys.former_masters);

@@ -37,6 +37,8 @@ pub const CATALOGUE: &[(&str, Role)] = &[
     ("agents.write", Admin),
     ("integrations.write", Admin),
     ("audit.read", Admin),
+    ("domains.read", Admin),
+    ("domains.write", Admin),
     ("org.rename", Owner),
     ("org.delete", Owner),
     ("org.transfer", Owner),

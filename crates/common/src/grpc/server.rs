@@ -220,6 +220,7 @@ mod tests {
             "Invitations.RevokeInvitation",
             "Keys.RevokeKey",
             "Secrets.DeleteSecret",
+            "Domains.DeleteDomain",
             "Jobs.CancelJob",
             "Integrations.DeleteIntegration",
             "Agents.PauseAgent",

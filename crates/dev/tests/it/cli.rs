@@ -162,6 +162,14 @@ async fn the_command_line_walks_the_story() {
     assert!(why.out.starts_with("They may. It is given by the role owner."), "{}", why.out);
     assert_eq!(shell.code(&["roles", "create", "Auditors", "audit.read"]).await, 4, "not on the free plan");
     assert!(shell.json(&["roles", "list"]).await.as_array().unwrap().len() == 4);
+    let domain = shell.run(&["domains", "add", "Cli.Example.com", "--table"], "").await;
+    assert!(domain.out.contains("_nitejar-challenge.cli.example.com"), "{}{}", domain.out, domain.err);
+    assert_eq!(shell.code(&["domains", "verify", "cli.example.com"]).await, 6, "no such record");
+    let set = shell.json(&["domains", "set", "cli.example.com", "suggested", "--role", "member"]).await;
+    assert_eq!((set["joining"].as_str(), set["role"].as_str()), (Some("suggested"), Some("member")));
+    assert_eq!(shell.json(&["domains", "list"]).await.as_array().unwrap().len(), 1);
+    assert_eq!(shell.code(&["domains", "remove", "cli.example.com"]).await, 0);
+    assert_eq!(shell.code(&["domains", "remove", "cli.example.com"]).await, 5);
     assert_eq!(shell.code(&["orgs", "delete", "cli-acme"]).await, 6, "not its slug");
     assert_eq!(shell.json(&["orgs", "delete", "cli-acme-works"]).await["state"], "deleting");
     assert_eq!(shell.json(&["orgs", "restore"]).await["state"], "active");

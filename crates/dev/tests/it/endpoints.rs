@@ -28,6 +28,7 @@ pub(crate) struct Ids {
     pub(crate) session: String,
     pub(crate) role: String,
     pub(crate) export: String,
+    pub(crate) domain: String,
 }
 
 impl Ids {
@@ -47,6 +48,7 @@ impl Ids {
             session: id::SessionId::new(&SystemClock).to_string(),
             role: w.role.clone(),
             export: w.export.clone(),
+            domain: w.domain.clone(),
         }
     }
 
@@ -67,6 +69,7 @@ impl Ids {
             .replace("{session_id}", &self.session)
             .replace("{role_id}", &self.role)
             .replace("{export_id}", &self.export)
+            .replace("{domain_id}", &self.domain)
             .replace("{part}", "1")
     }
 
@@ -87,6 +90,7 @@ impl Ids {
             session: id::SessionId::new(c).to_string(),
             role: id::RoleId::new(c).to_string(),
             export: id::ExportId::new(c).to_string(),
+            domain: id::DomainId::new(c).to_string(),
         }
     }
 }
@@ -169,6 +173,14 @@ endpoints! {
     "Ownership.AcceptOwnership" => empty;
     "Ownership.EndOwnershipOffer" => none;
     "Invitations.AcceptInvitation" => |_| json!({ "token": "nji_unknown_token" });
+    "Domains.CreateDomain" => |_| json!({ "name": "gmail.com" });
+    "Domains.ListDomains" => none;
+    "Domains.GetDomain" => none;
+    "Domains.VerifyDomain" => empty;
+    "Domains.UpdateDomain" => |_| json!({ "joining": "automatic" });
+    "Domains.DeleteDomain" => none;
+    "Domains.ListJoinableOrgs" => none;
+    "Domains.JoinOrg" => |ids| json!({ "org_id": ids.org });
     "Keys.CreateKey" => |_| json!({ "name": "k", "role": "viewer" });
     "Keys.ListKeys" => none;
     "Keys.UpdateKey" => |_| json!({ "name": "attacker's" });

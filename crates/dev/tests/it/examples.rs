@@ -148,6 +148,8 @@ async fn every_example_works_and_is_answered_as_described() {
             "Sessions.RevokeSession" => 404,
             "Orgs.GetPurgeReceipt" => 404,      // `lives` gets one.
             "Ownership.AcceptOwnership" => 404, // `members` makes the offer.
+            "Domains.VerifyDomain" => 409,      // `domains` asks a name server that has the record.
+            "Domains.JoinOrg" => 404,           // `domains` joins.
             "Users.DeleteMe" => 400,            // Somebody else's address.
             "Users.CreateMyKey" => 403,
             _ => 200,

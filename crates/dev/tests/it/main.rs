@@ -14,6 +14,8 @@ mod coverage;
 mod credentials;
 mod custom_roles;
 mod deploy;
+mod dns;
+mod domains;
 mod edge;
 mod endpoints;
 mod examples;

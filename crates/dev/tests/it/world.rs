@@ -18,6 +18,7 @@ pub(crate) struct World {
     pub(crate) event: String,
     pub(crate) role: String,
     pub(crate) export: String,
+    pub(crate) domain: String,
     /// The token of the agent's runner.
     pub(crate) runner: String,
 }
@@ -49,6 +50,8 @@ impl World {
         let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
         let given = json!({ "role_ids": [role] });
         owner.put(&at(&format!("/members/{member_id}/roles")), &given).await.unwrap();
+        let domain = json!({ "name": format!("victim-{}.example.com", &org[20..]) });
+        let domain = text(&owner.post(&at("/domains"), &domain).await.unwrap(), "id");
         let github = stack.github_client().unwrap();
         let repositories = [format!("{}/repo", &org[20..])];
         connect_github(&owner, &github, &org, &repositories).await.unwrap();
@@ -76,6 +79,7 @@ impl World {
             integration: text(&integrations["integrations"][0], "id"),
             role,
             export,
+            domain,
             event: text(&events["events"][0], "id"),
             runner,
             org,
@@ -98,6 +102,7 @@ impl World {
             "/integrations",
             "/sprites",
             "/subscription",
+            "/domains",
         ] {
             all.push(self.owner.get(&format!("/v1/orgs/{}{rest}", self.org)).await.unwrap());
         }

@@ -18,6 +18,7 @@ pub const IDS: &[(&str, &str)] = &[
     ("{session_id}", "session_01jd8z4v6zf81abxc0e6g385aw"),
     ("{role_id}", "role_01jd8z4v70g9b2bxd1f7h496bx"),
     ("{export_id}", "exp_01jd8z4v71hac3cye2g8j5a7cy"),
+    ("{domain_id}", "dom_01jd8z4v72jbd4dzf3h9k6b8dz"),
     ("{part}", "1"),
     ("{name}", "API_TOKEN"),
 ];
@@ -68,6 +69,9 @@ pub(super) fn body(rpc: &str) -> Option<Value> {
         "Invitations.AcceptInvitation" | "Invitations.DeclineInvitation" => {
             json!({"token": "nji_Qm9vdHN0cmFwIHRoZSBzeXN0ZW0sIHRoZW4gcmVzdC4f3a91c"})
         }
+        "Domains.CreateDomain" => json!({"name": "bücher.example.com"}),
+        "Domains.UpdateDomain" => json!({"joining": "automatic", "role": "member"}),
+        "Domains.JoinOrg" => json!({"org_id": "{org_id}"}),
         "Keys.CreateKey" => json!({"name": "CI", "role": "member", "scopes": ["jobs.run", "jobs.read"]}),
         "Keys.UpdateKey" => {
             json!({"allowed_networks": ["203.0.113.0/24", "127.0.0.0/8"], "requests_per_minute": 600})

@@ -1,6 +1,7 @@
 //! Pure rules: no SQL, no transport.
 
 pub mod access;
+pub mod domain_name;
 pub mod email;
 pub mod envelope;
 pub mod grants;

@@ -1,5 +1,6 @@
 //! The RPCs.
 
+mod domains;
 mod exports;
 mod internal;
 mod invitations;

@@ -34,6 +34,7 @@ pub async fn insert(conn: &mut PgConnection, m: &MemberRow) -> sqlx::Result<bool
     .await?;
     let new = done.rows_affected() == 1;
     if new {
+        sqlx::query("DELETE FROM departures WHERE user_id = $1").bind(&m.user_id).execute(&mut *conn).await?;
         put_copy(conn, &m.user_id, &m.role).await?;
     }
     Ok(new)
@@ -125,4 +126,25 @@ pub async fn delete(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
         .await?;
     sqlx::query("SELECT control.member_remove($1)").bind(user).execute(conn).await?;
     Ok(())
+}
+
+/// Notes that somebody is gone, or does not want to come: their domain alone does not bring them in.
+pub async fn depart(conn: &mut PgConnection, user: &str, removed: bool) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO departures (user_id, removed) VALUES ($1, $2) \
+         ON CONFLICT (user_id) DO UPDATE SET removed = departures.removed OR excluded.removed",
+    )
+    .bind(user)
+    .bind(removed)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether they were removed; none when nothing is noted.
+pub async fn departure(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<bool>> {
+    sqlx::query_scalar("SELECT removed FROM departures WHERE user_id = $1")
+        .bind(user)
+        .fetch_optional(conn)
+        .await
 }
