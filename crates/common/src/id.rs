@@ -52,6 +52,8 @@ kinds! {
     Invitation InvitationId = "inv";
     /// A domain.
     Domain DomainId = "dom";
+    /// An operator's access to an organization.
+    SupportGrant GrantId = "grant";
     /// An agent.
     Agent AgentId = "agent";
     /// A Sprite.

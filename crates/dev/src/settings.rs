@@ -191,7 +191,9 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["former_master_keys"] = json!(keys.former_masters);
                 config["secret_scanning_url"] = format!("http://{}", places.github).into();
                 config["receipt_key"] = keys.receipt.clone().into();
-                config["operators"] = json!({ "sandbox": hex::encode(key::sha256(&keys.operator)) });
+                let hash = |key: &str| hex::encode(key::sha256(key));
+                let (first, second) = (hash(&keys.operator), hash(&keys.second_operator));
+                config["operators"] = json!({ "sandbox": first, "second": second });
             }
             "sprites" => {
                 config["provider"] = json!({

@@ -123,6 +123,11 @@ impl TestStack {
         Client::new(&self.places.gateway_url(), &self.keys.operator)
     }
 
+    /// Another operator's.
+    pub fn second_operator(&self) -> Result<Client> {
+        Client::new(&self.places.gateway_url(), &self.keys.second_operator)
+    }
+
     /// Starts one more gateway; answers its `http://…`.
     pub async fn another_gateway(&mut self) -> Result<String> {
         self.another_gateway_with(&test_tweaks()).await

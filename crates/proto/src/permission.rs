@@ -39,10 +39,12 @@ pub const CATALOGUE: &[(&str, Role)] = &[
     ("audit.read", Admin),
     ("domains.read", Admin),
     ("domains.write", Admin),
+    ("support.read", Admin),
     ("org.rename", Owner),
     ("org.delete", Owner),
     ("org.transfer", Owner),
     ("org.export", Owner),
+    ("support.write", Owner),
     ("billing.read", Owner),
 ];
 

@@ -101,6 +101,11 @@ pub const SCHEMA: Schema = Schema {
             name: "domains",
             sql: include_str!("../migrations/control/0013_domains.sql"),
         },
+        Migration {
+            version: 14,
+            name: "support",
+            sql: include_str!("../migrations/control/0014_support.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -127,6 +132,7 @@ pub const SCHEMA: Schema = Schema {
         },
         Migration { version: 7, name: "exports", sql: include_str!("../migrations/tenant/0007_exports.sql") },
         Migration { version: 8, name: "domains", sql: include_str!("../migrations/tenant/0008_domains.sql") },
+        Migration { version: 9, name: "support", sql: include_str!("../migrations/tenant/0009_support.sql") },
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },
@@ -135,6 +141,7 @@ pub const SCHEMA: Schema = Schema {
         SharedTable { table: "data_keys", owner: Owner::Org },
         SharedTable { table: "export_pointers", owner: Owner::Org },
         SharedTable { table: "domains", owner: Owner::Org },
+        SharedTable { table: "support_grants", owner: Owner::Org },
     ],
     private: &[
         ("data_keys", "wrapped"),
@@ -237,6 +244,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .add_service(pb::members_server::MembersServer::new(service.clone()))
         .add_service(pb::invitations_server::InvitationsServer::new(service.clone()))
         .add_service(pb::domains_server::DomainsServer::new(service.clone()))
+        .add_service(pb::support_server::SupportServer::new(service.clone()))
         .add_service(pb::keys_server::KeysServer::new(service.clone()))
         .add_service(pb::secrets_server::SecretsServer::new(service.clone()))
         .add_service(pb::tenancy_internal_server::TenancyInternalServer::new(service.clone()));

@@ -29,6 +29,7 @@ pub(crate) struct Ids {
     pub(crate) role: String,
     pub(crate) export: String,
     pub(crate) domain: String,
+    pub(crate) grant: String,
 }
 
 impl Ids {
@@ -49,6 +50,7 @@ impl Ids {
             role: w.role.clone(),
             export: w.export.clone(),
             domain: w.domain.clone(),
+            grant: w.grant.clone(),
         }
     }
 
@@ -70,6 +72,7 @@ impl Ids {
             .replace("{role_id}", &self.role)
             .replace("{export_id}", &self.export)
             .replace("{domain_id}", &self.domain)
+            .replace("{grant_id}", &self.grant)
             .replace("{part}", "1")
     }
 
@@ -91,6 +94,7 @@ impl Ids {
             role: id::RoleId::new(c).to_string(),
             export: id::ExportId::new(c).to_string(),
             domain: id::DomainId::new(c).to_string(),
+            grant: id::GrantId::new(c).to_string(),
         }
     }
 }
@@ -181,6 +185,13 @@ endpoints! {
     "Domains.DeleteDomain" => none;
     "Domains.ListJoinableOrgs" => none;
     "Domains.JoinOrg" => |ids| json!({ "org_id": ids.org });
+    "Support.RequestSupportAccess" => |_| json!({ "reason": "ticket 1: matrix", "duration_minutes": 5 });
+    "Support.ListOrgSupportGrants" => none;
+    "Support.ApproveBreakGlass" => empty;
+    "Support.ListSupportGrants" => none;
+    "Support.ApproveSupportAccess" => empty;
+    "Support.DenySupportAccess" => empty;
+    "Support.RevokeSupportAccess" => empty;
     "Keys.CreateKey" => |_| json!({ "name": "k", "role": "viewer" });
     "Keys.ListKeys" => none;
     "Keys.UpdateKey" => |_| json!({ "name": "attacker's" });

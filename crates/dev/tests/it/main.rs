@@ -39,6 +39,7 @@ mod schemathesis;
 mod secrets;
 mod sessions;
 mod story;
+mod support;
 mod tls;
 mod trace;
 mod up;

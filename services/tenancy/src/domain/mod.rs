@@ -10,4 +10,5 @@ pub mod networks;
 pub mod receipt;
 pub mod settings;
 pub mod slug;
+pub mod support;
 pub mod table;

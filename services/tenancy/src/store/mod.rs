@@ -14,4 +14,5 @@ pub mod receipts;
 pub mod roles;
 pub mod secrets;
 pub mod sessions;
+pub mod support;
 pub mod users;
