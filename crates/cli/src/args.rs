@@ -1,6 +1,10 @@
 //! The command line.
 
+mod access;
+
 use clap::{Parser, Subcommand};
+
+pub use access::{Domains, Support};
 
 use crate::failure::EXIT_CODES;
 
@@ -53,6 +57,9 @@ pub enum Command {
     /// Domains whose people may join.
     #[command(subcommand)]
     Domains(Domains),
+    /// Access of our support to the organization.
+    #[command(subcommand)]
+    Support(Support),
     /// May they do it, and why?
     Explain {
         /// user_… or key_…
@@ -224,38 +231,6 @@ pub enum Roles {
     Delete {
         /// role_…
         role: String,
-    },
-}
-
-/// Domains.
-#[derive(Debug, Subcommand)]
-pub enum Domains {
-    /// All.
-    List,
-    /// Claim one: says what its DNS must say.
-    Add {
-        /// Such as example.com.
-        name: String,
-    },
-    /// Look into its DNS.
-    Verify {
-        /// Its name or id.
-        domain: String,
-    },
-    /// How people with an address there join.
-    Set {
-        /// Its name or id.
-        domain: String,
-        /// manual, suggested or automatic.
-        joining: String,
-        /// viewer or member.
-        #[arg(long)]
-        role: Option<String>,
-    },
-    /// Give one up.
-    Remove {
-        /// Its name or id.
-        domain: String,
     },
 }
 

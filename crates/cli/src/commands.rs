@@ -5,6 +5,7 @@ mod export;
 mod receipt;
 mod roles;
 mod session;
+mod support;
 mod work;
 
 use reqwest::Method;
@@ -51,6 +52,7 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Members(members) => here.members(members).await,
         Command::Roles(roles) => here.roles(roles).await,
         Command::Domains(domains) => here.domains(domains).await,
+        Command::Support(support) => here.support(support).await,
         Command::Explain { actor, permission } => here.explain(&actor, &permission).await,
         Command::Agents(agents) => here.agents(agents).await,
         Command::Run { agent, title, body, follow } => here.give_work(&agent, &title, &body, follow).await,

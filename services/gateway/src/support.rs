@@ -13,7 +13,7 @@ use nitejar_proto::audit::v1::{AuditEvent, RecordEventsRequest};
 use crate::call;
 use crate::service::Gateway;
 
-/// Somebody waits; each try takes no longer.
+/// Somebody waits: all tries together.
 const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Records an access. What can't be recorded must not happen. Nobody pays for it but us: it is not metered.
@@ -46,9 +46,11 @@ pub(crate) async fn record(
     let events = RecordEventsRequest { events: vec![event] };
     // The event's id is the same each time: it stands there once.
     let recorded = call::repeated(|| {
-        let request = audit.request_within(&me, events.clone(), DEADLINE);
+        let request = audit.request(&me, events.clone());
         let mut client = AuditInternalClient::new(audit.channel());
         async move { client.record_events(request?).await }
     });
-    recorded.await.map(drop).map_err(|error| Error::unavailable().because(error.log_text()))
+    let recorded = tokio::time::timeout(DEADLINE, recorded).await;
+    let recorded = recorded.map_err(|_| Error::unavailable().because("the audit service is silent"))?;
+    recorded.map(drop).map_err(|error| Error::unavailable().because(error.log_text()))
 }

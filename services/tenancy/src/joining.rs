@@ -104,7 +104,7 @@ impl Service {
     async fn out(&self, tx: &mut TenantTx, holder: &Holder, user: &UserRow) -> Result<Option<Out>> {
         let known = [user.email.clone()];
         let member = members::get(tx.conn(), &user.id).await?.is_some();
-        let departure = members::departure(tx.conn(), &user.id).await?;
+        let departure = members::departure(tx.conn(), &user.id, &user.email).await?;
         let invited = !invitations::pending_of(tx.conn(), &known, self.clock.now()).await?.is_empty();
         Ok(match departure {
             _ if member || !domains::still_opens(tx.conn(), holder).await? => Some(Out::Closed),

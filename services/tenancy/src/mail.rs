@@ -122,7 +122,7 @@ impl Mail {
         let text = format!(
             "{operator} of Nitejar's support asks to read the data of {org} for {minutes} minutes, as a viewer: nothing can be changed,\n\
              and no secret's value is ever shown. The reason:\n\n    {}\n\nAn owner approves or denies it until {until}:\n\n\
-             \x20   POST /v1/orgs/…/support-grants/{id}:approve   (or :deny)\n\n{otherwise} Whatever is read stands in your audit log.\n",
+             \x20   nitejar support approve {id}   (or deny)\n\n{otherwise} Whatever is read stands in your audit log.\n",
             reason.replace('\n', "\n    ")
         );
         Self { to: to.to_owned(), subject: format!("Support asks to read the data of {org}"), text }
@@ -135,7 +135,7 @@ impl Mail {
         let text = format!(
             "{operator} of Nitejar's support can read the data of {org} until {until}, as a viewer. {decided_by}, another operator,\n\
              approved it in an emergency. The reason:\n\n    {}\n\nAn owner ends it at any time:\n\n\
-             \x20   POST /v1/orgs/…/support-grants/{id}:revoke\n\nWhatever is read stands in your audit log.\n",
+             \x20   nitejar support revoke {id}\n\nWhatever is read stands in your audit log.\n",
             reason.replace('\n', "\n    ")
         );
         Self { to: to.to_owned(), subject: format!("Support can read the data of {org}"), text }

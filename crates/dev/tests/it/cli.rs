@@ -170,6 +170,14 @@ async fn the_command_line_walks_the_story() {
     assert_eq!(shell.json(&["domains", "list"]).await.as_array().unwrap().len(), 1);
     assert_eq!(shell.code(&["domains", "remove", "cli.example.com"]).await, 0);
     assert_eq!(shell.code(&["domains", "remove", "cli.example.com"]).await, 5);
+    let grants = format!("/v1/operator/orgs/{org}/support-grants");
+    let wish = serde_json::json!({ "reason": "Ticket 4711: it does not start", "duration_minutes": 5 });
+    let grant = stack.operator().unwrap().post(&grants, &wish).await.unwrap();
+    let grant = grant["id"].as_str().unwrap();
+    assert_eq!(shell.code(&["support", "revoke", grant]).await, 6, "nothing is open yet");
+    assert_eq!(shell.json(&["support", "approve", grant]).await["state"], "approved");
+    assert_eq!(shell.json(&["support", "list"]).await[0]["operator"], "sandbox");
+    assert_eq!(shell.json(&["support", "revoke", grant]).await["state"], "revoked");
     assert_eq!(shell.code(&["orgs", "delete", "cli-acme"]).await, 6, "not its slug");
     assert_eq!(shell.json(&["orgs", "delete", "cli-acme-works"]).await["state"], "deleting");
     assert_eq!(shell.json(&["orgs", "restore"]).await["state"], "active");

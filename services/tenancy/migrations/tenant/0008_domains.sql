@@ -10,7 +10,8 @@ CREATE TABLE domains (
 );
 -- Who is gone does not come back by their domain alone. Forgotten when they are members again.
 CREATE TABLE departures (
-    user_id text    PRIMARY KEY,
+    -- A person's id; of who was removed also the hash of their address, so that no new account of theirs comes in.
+    who     text    PRIMARY KEY,
     -- By somebody else, so that they may not even ask.
     removed boolean NOT NULL
 );

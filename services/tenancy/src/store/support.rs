@@ -147,3 +147,12 @@ pub async fn opening(
     .fetch_optional(conn)
     .await
 }
+
+/// Revokes what is open of an organization, by the database's owner.
+pub async fn revoke_all(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
+    sqlx::query("UPDATE support_grants SET state = 'revoked' WHERE state = 'approved'")
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("DELETE FROM control.support_grants WHERE org_id = $1").bind(org).execute(conn).await?;
+    Ok(())
+}
