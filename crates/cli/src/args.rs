@@ -1,6 +1,10 @@
 //! The command line.
 
+mod access;
+
 use clap::{Parser, Subcommand};
+
+pub use access::{Domains, Support};
 
 use crate::failure::EXIT_CODES;
 
@@ -50,6 +54,12 @@ pub enum Command {
     /// Roles.
     #[command(subcommand)]
     Roles(Roles),
+    /// Domains whose people may join.
+    #[command(subcommand)]
+    Domains(Domains),
+    /// Access of our support to the organization.
+    #[command(subcommand)]
+    Support(Support),
     /// May they do it, and why?
     Explain {
         /// user_… or key_…

@@ -1,9 +1,11 @@
 //! The commands.
 
+mod domains;
 mod export;
 mod receipt;
 mod roles;
 mod session;
+mod support;
 mod work;
 
 use reqwest::Method;
@@ -49,6 +51,8 @@ pub async fn run(cli: Cli) -> Result<()> {
         Command::Orgs(orgs) => here.orgs(orgs, config).await,
         Command::Members(members) => here.members(members).await,
         Command::Roles(roles) => here.roles(roles).await,
+        Command::Domains(domains) => here.domains(domains).await,
+        Command::Support(support) => here.support(support).await,
         Command::Explain { actor, permission } => here.explain(&actor, &permission).await,
         Command::Agents(agents) => here.agents(agents).await,
         Command::Run { agent, title, body, follow } => here.give_work(&agent, &title, &body, follow).await,

@@ -79,6 +79,10 @@ codes! {
     InvitationUnusable = "invitation_unusable", 409, FailedPrecondition;
     /// The link can't be used.
     SignInLinkUnusable = "sign_in_link_unusable", 409, FailedPrecondition;
+    /// The domain's record is not there.
+    DomainRecordMissing = "domain_record_missing", 409, FailedPrecondition;
+    /// The domain's name servers do not answer.
+    DomainLookupFailed = "domain_lookup_failed", 409, FailedPrecondition;
     /// The installation belongs to another organization.
     InstallationBound = "installation_bound", 409, FailedPrecondition;
     /// The lease has ended; somebody else may hold it.

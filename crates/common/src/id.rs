@@ -50,6 +50,10 @@ kinds! {
     Key KeyId = "key";
     /// An invitation.
     Invitation InvitationId = "inv";
+    /// A domain.
+    Domain DomainId = "dom";
+    /// An operator's access to an organization.
+    SupportGrant GrantId = "grant";
     /// An agent.
     Agent AgentId = "agent";
     /// A Sprite.

@@ -16,6 +16,9 @@ pub struct Keys {
     pub tokens: BTreeMap<String, (String, String)>,
     /// The operator's key, `njo_…`.
     pub operator: String,
+    /// Another operator's: some things take two.
+    #[serde(default = "new_operator")]
+    pub second_operator: String,
     /// Wraps data keys.
     pub master: String,
     /// Those that may have wrapped some.
@@ -43,6 +46,10 @@ fn new_key() -> String {
     token::generate_key().0.expose().to_owned()
 }
 
+fn new_operator() -> String {
+    key::generate(KeyKind::Operator).expose().to_owned()
+}
+
 /// The five services.
 pub const SERVICES: [&str; 5] = ["tenancy", "sprites", "billing", "audit", "gateway"];
 
@@ -57,7 +64,8 @@ impl Keys {
         let app = rsa::RsaPrivateKey::new(&mut rsa::rand_core::OsRng, 2048)?;
         Ok(Self {
             tokens: tokens.collect(),
-            operator: key::generate(KeyKind::Operator).expose().to_owned(),
+            operator: new_operator(),
+            second_operator: new_operator(),
             master: token::generate_key().0.expose().to_owned(),
             former_masters: Vec::new(),
             receipt: new_key(),

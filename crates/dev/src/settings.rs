@@ -24,6 +24,8 @@ pub struct Places {
     pub smtp: SocketAddr,
     /// The mailbox's page.
     pub mailbox: SocketAddr,
+    /// Who is asked about domains; none: the system's resolver.
+    pub dns: Option<SocketAddr>,
     /// Sprites' directories.
     pub sprites: PathBuf,
     /// The runner's binary.
@@ -61,6 +63,7 @@ impl Places {
             github: free()?,
             smtp: free()?,
             mailbox: free()?,
+            dns: None,
             sprites: sprites.to_owned(),
             runner: runner.to_owned(),
             databases,
@@ -182,12 +185,15 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["sandbox"] = true.into();
                 config["public_url"] = places.gateway_url().into();
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
+                config["dns"] = json!({ "resolver": places.dns });
                 config["session"] = json!({ "rotate_seconds": tweaks.rotate_seconds });
                 config["master_key"] = keys.master.clone().into();
                 config["former_master_keys"] = json!(keys.former_masters);
                 config["secret_scanning_url"] = format!("http://{}", places.github).into();
                 config["receipt_key"] = keys.receipt.clone().into();
-                config["operators"] = json!({ "sandbox": hex::encode(key::sha256(&keys.operator)) });
+                let hash = |key: &str| hex::encode(key::sha256(key));
+                let (first, second) = (hash(&keys.operator), hash(&keys.second_operator));
+                config["operators"] = json!({ "sandbox": first, "second": second });
             }
             "sprites" => {
                 config["provider"] = json!({

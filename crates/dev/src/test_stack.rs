@@ -1,6 +1,7 @@
 //! A stack of a test's own: databases cloned from templates, all five services, a fake GitHub.
 
 use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use anyhow::{Context as _, Result};
 use nitejar_common::clock;
@@ -49,11 +50,24 @@ pub async fn ground() -> Result<(Keys, Places, BTreeMap<&'static str, TestDataba
     let dir = tempfile::tempdir()?;
     let urls = databases.iter().map(|(name, db)| (*name, db.handle.url.clone())).collect();
     let gateway = "127.0.0.1:0".parse()?;
-    let places = Places::new(gateway, &dir.path().join("sprites"), &runner()?, urls)?;
+    let mut places = Places::new(gateway, &dir.path().join("sprites"), &runner()?, urls)?;
+    places.dns = Some(free_for_dns());
     let mut keys = Keys::generate()?;
     // The templates' logins were made with the tests' secret.
     keys.login_secret = nitejar_db::testing::config("").login_secret.expose().to_owned();
     Ok((keys, places, databases, dir))
+}
+
+/// Where nobody answers, unless a test starts a name server there: no test asks the world's. Below the ports that connections
+/// are given, so that none takes it meanwhile.
+fn free_for_dns() -> SocketAddr {
+    loop {
+        let port = 20_000 + u16::try_from(nitejar_common::rng::below(12_000)).unwrap_or_default();
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        if std::net::UdpSocket::bind(addr).is_ok() && std::net::TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
 }
 
 /// The folder of the built binaries: tests run in a folder below it.
@@ -121,6 +135,11 @@ impl TestStack {
     /// The operator's client.
     pub fn operator(&self) -> Result<Client> {
         Client::new(&self.places.gateway_url(), &self.keys.operator)
+    }
+
+    /// Another operator's.
+    pub fn second_operator(&self) -> Result<Client> {
+        Client::new(&self.places.gateway_url(), &self.keys.second_operator)
     }
 
     /// Starts one more gateway; answers its `http://…`.

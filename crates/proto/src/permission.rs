@@ -37,10 +37,14 @@ pub const CATALOGUE: &[(&str, Role)] = &[
     ("agents.write", Admin),
     ("integrations.write", Admin),
     ("audit.read", Admin),
+    ("domains.read", Admin),
+    ("domains.write", Admin),
+    ("support.read", Admin),
     ("org.rename", Owner),
     ("org.delete", Owner),
     ("org.transfer", Owner),
     ("org.export", Owner),
+    ("support.write", Owner),
     ("billing.read", Owner),
 ];
 

@@ -36,6 +36,8 @@ pub(crate) struct Told {
     secret: Option<HeaderValue>,
     /// The session, if the caller has one.
     pub(crate) session: Option<Session>,
+    /// The support grant, if that is why the caller may.
+    pub(crate) grant: Option<Arc<str>>,
 }
 
 impl Told {
@@ -73,6 +75,7 @@ pub(crate) async fn admit(
         }
     }
     told.session.clone_from(&caller.session);
+    told.grant = caller.grant.clone().filter(|_| asked.route.policy.scope == Scope::Tenant);
     Ok(ctx)
 }
 

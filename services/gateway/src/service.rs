@@ -36,7 +36,7 @@ use crate::shedding::{Place, Shedding};
 use crate::transcode::routes::{Match, Route, Routes, Source};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
-use crate::{address, admission, body, call, cookies, idempotency, problem};
+use crate::{address, admission, body, call, cookies, idempotency, problem, support};
 
 /// A body that took longer to arrive: who sent it is asked for again.
 const RECHECK: Duration = Duration::from_millis(200);
@@ -180,7 +180,9 @@ async fn serve(
         _ if streams => Some(gateway.streams.enter(ctx.tenant.as_ref())?),
         _ => Some(gateway.requests.enter(ctx.tenant.as_ref())?),
     };
-    if policy.metered {
+    if let Some(grant) = &told.grant {
+        support::record(gateway, &ctx, &policy.path, head.uri.path(), grant).await?;
+    } else if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     if streams {

@@ -10,7 +10,7 @@ use nitejar_db::archive::Adopt;
 use sqlx::PgConnection;
 
 use crate::domain::envelope::{MasterKeys, Place};
-use crate::store::{exports, secrets};
+use crate::store::{exports, secrets, support};
 
 /// Holds the keys that opened them.
 #[derive(Clone, Debug)]
@@ -41,6 +41,8 @@ impl Adopt for Adoption {
             }
             // Exports hold the rows of the other one.
             exports::forget_all(conn, to.as_str()).await?;
+            // Its owners approved access to the other one.
+            support::revoke_all(conn, to.as_str()).await?;
             Ok(())
         })
     }

@@ -1,6 +1,7 @@
 //! The tenancy service's configuration.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use chrono::Duration;
 use nitejar_common::secret::Secret;
@@ -38,6 +39,8 @@ pub struct Config {
     pub public_url: String,
     /// How mail leaves.
     pub mail: MailConfig,
+    /// Who is asked about domains.
+    pub dns: DnsConfig,
     /// How long sessions live.
     pub session: SessionConfig,
     /// Wraps the organizations' data keys: base64 of 32 bytes.
@@ -80,6 +83,14 @@ impl Default for MailConfig {
             from: "Nitejar <no-reply@localhost.localdomain>".into(),
         }
     }
+}
+
+/// The DNS.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DnsConfig {
+    /// A recursive resolver, such as `192.0.2.1:53`; none: the system's.
+    pub resolver: Option<SocketAddr>,
 }
 
 /// How organizations are deleted.
@@ -160,6 +171,7 @@ impl Default for Config {
             sandbox: false,
             public_url: String::new(),
             mail: MailConfig::default(),
+            dns: DnsConfig::default(),
             session: SessionConfig::default(),
             master_key: Secret::default(),
             former_master_keys: Vec::new(),

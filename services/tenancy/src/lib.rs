@@ -5,11 +5,13 @@ pub mod adoption;
 mod changes;
 pub mod config;
 mod creation;
+mod dns;
 pub mod domain;
 mod entitlements;
 mod exporting;
 mod handlers;
 mod inviting;
+mod joining;
 mod leaks;
 mod lives;
 mod mail;
@@ -38,6 +40,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
 use config::{DeletionTimes, SessionTimes};
+use dns::Dns;
 use domain::envelope::{MasterKey, MasterKeys};
 use domain::receipt::{ReceiptKey, public_key};
 use leaks::GithubKeys;
@@ -93,6 +96,16 @@ pub const SCHEMA: Schema = Schema {
             name: "exports",
             sql: include_str!("../migrations/control/0012_exports.sql"),
         },
+        Migration {
+            version: 13,
+            name: "domains",
+            sql: include_str!("../migrations/control/0013_domains.sql"),
+        },
+        Migration {
+            version: 14,
+            name: "support",
+            sql: include_str!("../migrations/control/0014_support.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -118,6 +131,8 @@ pub const SCHEMA: Schema = Schema {
             sql: include_str!("../migrations/tenant/0006_secret_versions.sql"),
         },
         Migration { version: 7, name: "exports", sql: include_str!("../migrations/tenant/0007_exports.sql") },
+        Migration { version: 8, name: "domains", sql: include_str!("../migrations/tenant/0008_domains.sql") },
+        Migration { version: 9, name: "support", sql: include_str!("../migrations/tenant/0009_support.sql") },
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },
@@ -125,6 +140,8 @@ pub const SCHEMA: Schema = Schema {
         SharedTable { table: "invitation_tokens", owner: Owner::Org },
         SharedTable { table: "data_keys", owner: Owner::Org },
         SharedTable { table: "export_pointers", owner: Owner::Org },
+        SharedTable { table: "domains", owner: Owner::Org },
+        SharedTable { table: "support_grants", owner: Owner::Org },
     ],
     private: &[
         ("data_keys", "wrapped"),
@@ -162,6 +179,8 @@ pub(crate) struct Service {
     pub(crate) github_keys: Arc<GithubKeys>,
     /// To ask for them.
     pub(crate) http: reqwest::Client,
+    /// Looks for the challenges of domains.
+    pub(crate) dns: Arc<Dns>,
     /// An export was asked for.
     pub(crate) export_asked: Arc<Notify>,
     /// An organization's life took a turn.
@@ -209,6 +228,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         secret_scanning_url: config.secret_scanning_url.trim_end_matches('/').into(),
         github_keys: Arc::default(),
         http: nitejar_runtime::http::client(std::time::Duration::from_secs(5))?,
+        dns: Arc::new(Dns::new(config.dns.resolver)),
         export_asked: Arc::default(),
         lives_changed: Arc::default(),
         draining: CancellationToken::new(),
@@ -223,6 +243,8 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         .add_service(pb::roles_server::RolesServer::new(service.clone()))
         .add_service(pb::members_server::MembersServer::new(service.clone()))
         .add_service(pb::invitations_server::InvitationsServer::new(service.clone()))
+        .add_service(pb::domains_server::DomainsServer::new(service.clone()))
+        .add_service(pb::support_server::SupportServer::new(service.clone()))
         .add_service(pb::keys_server::KeysServer::new(service.clone()))
         .add_service(pb::secrets_server::SecretsServer::new(service.clone()))
         .add_service(pb::tenancy_internal_server::TenancyInternalServer::new(service.clone()));

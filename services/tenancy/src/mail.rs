@@ -16,6 +16,7 @@ use sqlx::PgConnection;
 use crate::Service;
 use crate::config::MailConfig;
 use crate::domain::envelope::MasterKeys;
+use crate::store::support::GrantRow;
 
 /// The outbox topic.
 pub(crate) const TOPIC: &str = "mail";
@@ -106,6 +107,38 @@ impl Mail {
              Afterwards nothing of it can be brought back. Every owner gets a signed receipt of what was deleted.\n"
         );
         Self { to: to.to_owned(), subject: format!("{slug} will be deleted on {day}"), text }
+    }
+
+    /// An operator wants to read.
+    pub(crate) fn support_requested(to: &str, org: &str, grant: &GrantRow) -> Self {
+        let GrantRow { id, operator, reason, minutes, .. } = grant;
+        let until = grant.expires_at.format("%e %B %Y, %H:%M UTC");
+        let otherwise = match grant.break_glass {
+            false => "Without your approval nothing can be read.",
+            true => {
+                "In an emergency another operator may approve it, too; you would be told at once, and could end it."
+            }
+        };
+        let text = format!(
+            "{operator} of Nitejar's support asks to read the data of {org} for {minutes} minutes, as a viewer: nothing can be changed,\n\
+             and no secret's value is ever shown. The reason:\n\n    {}\n\nAn owner approves or denies it until {until}:\n\n\
+             \x20   nitejar support approve {id}   (or deny)\n\n{otherwise} Whatever is read stands in your audit log.\n",
+            reason.replace('\n', "\n    ")
+        );
+        Self { to: to.to_owned(), subject: format!("Support asks to read the data of {org}"), text }
+    }
+
+    /// Operators let one of them read without asking the owners.
+    pub(crate) fn glass_broken(to: &str, org: &str, grant: &GrantRow) -> Self {
+        let GrantRow { id, operator, reason, decided_by, .. } = grant;
+        let until = grant.expires_at.format("%e %B %Y, %H:%M UTC");
+        let text = format!(
+            "{operator} of Nitejar's support can read the data of {org} until {until}, as a viewer. {decided_by}, another operator,\n\
+             approved it in an emergency. The reason:\n\n    {}\n\nAn owner ends it at any time:\n\n\
+             \x20   nitejar support revoke {id}\n\nWhatever is read stands in your audit log.\n",
+            reason.replace('\n', "\n    ")
+        );
+        Self { to: to.to_owned(), subject: format!("Support can read the data of {org}"), text }
     }
 
     /// A former owner gets the receipt.

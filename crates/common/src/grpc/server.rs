@@ -12,6 +12,7 @@ use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
 use crate::ctx::{ActorKind, RequestCtx, SignIn};
 use crate::error::{Code, Error, Result};
 use crate::idempotency::{self, Idempotency};
+use crate::permission::Role;
 use crate::policy::{MethodPolicy, Scope};
 use crate::token::Verifier;
 
@@ -83,8 +84,11 @@ pub fn may_call(policy: &MethodPolicy, ctx: &RequestCtx) -> Result<()> {
         Scope::Runner => only(kind == ActorKind::Runner && ctx.tenant.is_some(), "runners"),
         Scope::Internal => only(kind == ActorKind::Service, "services"),
         Scope::Tenant => {
+            // A support grant makes an operator a viewer, who reads and nothing else.
+            let supports =
+                kind == ActorKind::Operator && ctx.role == Some(Role::Viewer) && policy.audit.is_none();
             only(
-                matches!(kind, ActorKind::User | ActorKind::ApiKey),
+                supports || matches!(kind, ActorKind::User | ActorKind::ApiKey),
                 "members and keys of the organization",
             )?;
             ctx.tenant()?;
@@ -162,7 +166,6 @@ mod tests {
     use crate::clock::SystemClock;
     use crate::ctx::{Actor, OrgState};
     use crate::id::OrgId;
-    use crate::permission::Role;
 
     fn ctx(kind: ActorKind, role: Option<Role>, tenant: bool) -> RequestCtx {
         RequestCtx {
@@ -199,7 +202,8 @@ mod tests {
                             Scope::Internal => kind == Service,
                             Scope::Tenant => {
                                 let permission = policy.permission.as_deref().unwrap();
-                                matches!(kind, User | ApiKey)
+                                let reads = role == Some(Role::Viewer) && policy.audit.is_none();
+                                (matches!(kind, User | ApiKey) || (kind == Operator && reads))
                                     && tenant
                                     && role.is_some_and(|r| r.allows(permission))
                             }
@@ -220,6 +224,9 @@ mod tests {
             "Invitations.RevokeInvitation",
             "Keys.RevokeKey",
             "Secrets.DeleteSecret",
+            "Domains.DeleteDomain",
+            "Support.DenySupportAccess",
+            "Support.RevokeSupportAccess",
             "Jobs.CancelJob",
             "Integrations.DeleteIntegration",
             "Agents.PauseAgent",

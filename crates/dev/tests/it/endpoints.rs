@@ -28,6 +28,8 @@ pub(crate) struct Ids {
     pub(crate) session: String,
     pub(crate) role: String,
     pub(crate) export: String,
+    pub(crate) domain: String,
+    pub(crate) grant: String,
 }
 
 impl Ids {
@@ -47,6 +49,8 @@ impl Ids {
             session: id::SessionId::new(&SystemClock).to_string(),
             role: w.role.clone(),
             export: w.export.clone(),
+            domain: w.domain.clone(),
+            grant: w.grant.clone(),
         }
     }
 
@@ -67,6 +71,8 @@ impl Ids {
             .replace("{session_id}", &self.session)
             .replace("{role_id}", &self.role)
             .replace("{export_id}", &self.export)
+            .replace("{domain_id}", &self.domain)
+            .replace("{grant_id}", &self.grant)
             .replace("{part}", "1")
     }
 
@@ -87,6 +93,8 @@ impl Ids {
             session: id::SessionId::new(c).to_string(),
             role: id::RoleId::new(c).to_string(),
             export: id::ExportId::new(c).to_string(),
+            domain: id::DomainId::new(c).to_string(),
+            grant: id::GrantId::new(c).to_string(),
         }
     }
 }
@@ -169,6 +177,21 @@ endpoints! {
     "Ownership.AcceptOwnership" => empty;
     "Ownership.EndOwnershipOffer" => none;
     "Invitations.AcceptInvitation" => |_| json!({ "token": "nji_unknown_token" });
+    "Domains.CreateDomain" => |_| json!({ "name": "gmail.com" });
+    "Domains.ListDomains" => none;
+    "Domains.GetDomain" => none;
+    "Domains.VerifyDomain" => empty;
+    "Domains.UpdateDomain" => |_| json!({ "joining": "automatic" });
+    "Domains.DeleteDomain" => none;
+    "Domains.ListJoinableOrgs" => none;
+    "Domains.JoinOrg" => |ids| json!({ "org_id": ids.org });
+    "Support.RequestSupportAccess" => |_| json!({ "reason": "ticket 1: matrix", "duration_minutes": 5 });
+    "Support.ListOrgSupportGrants" => none;
+    "Support.ApproveBreakGlass" => empty;
+    "Support.ListSupportGrants" => none;
+    "Support.ApproveSupportAccess" => empty;
+    "Support.DenySupportAccess" => empty;
+    "Support.RevokeSupportAccess" => empty;
     "Keys.CreateKey" => |_| json!({ "name": "k", "role": "viewer" });
     "Keys.ListKeys" => none;
     "Keys.UpdateKey" => |_| json!({ "name": "attacker's" });

@@ -59,6 +59,16 @@ pub(crate) async fn prepare(stack: &TestStack, world: &World, ids: &mut Ids, rpc
             world.owner.until(&at(&format!("/jobs/{}", ids.job)), 30, "the job", running).await.unwrap();
             None
         }
+        "Support.ApproveBreakGlass" | "Support.ApproveSupportAccess" | "Support.DenySupportAccess" => {
+            ids.grant = crate::support::requested(stack, &world.owner, &world.org).await;
+            None
+        }
+        "Support.RevokeSupportAccess" => {
+            ids.grant = crate::support::requested(stack, &world.owner, &world.org).await;
+            let approve = at(&format!("/support-grants/{}:approve", ids.grant));
+            world.owner.post(&approve, &json!({})).await.unwrap();
+            None
+        }
         "Secrets.RestoreSecret" => {
             // The example's name is not the world's until something has set it.
             world.owner.put(&at("/secrets/TOKEN"), &json!({ "value": "v" })).await.unwrap();
@@ -148,6 +158,8 @@ async fn every_example_works_and_is_answered_as_described() {
             "Sessions.RevokeSession" => 404,
             "Orgs.GetPurgeReceipt" => 404,      // `lives` gets one.
             "Ownership.AcceptOwnership" => 404, // `members` makes the offer.
+            "Domains.VerifyDomain" => 409,      // `domains` asks a name server that has the record.
+            "Domains.JoinOrg" => 404,           // `domains` joins.
             "Users.DeleteMe" => 400,            // Somebody else's address.
             "Users.CreateMyKey" => 403,
             _ => 200,

@@ -60,7 +60,16 @@ impl Victim {
         let before = world.snapshot().await;
         let mut marks = vec!["victim".to_owned(), world.org.clone()];
         marks.extend(
-            [&world.agent, &world.job, &world.key, &world.invitation, &world.integration].map(Clone::clone),
+            [
+                &world.agent,
+                &world.job,
+                &world.key,
+                &world.invitation,
+                &world.integration,
+                &world.domain,
+                &world.grant,
+            ]
+            .map(Clone::clone),
         );
         Self { world, before, marks }
     }

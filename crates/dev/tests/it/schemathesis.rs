@@ -33,6 +33,7 @@ const BEYOND_SCHEMAS: &[&str] = &[
     "must have a first row that names",
     "must be custom roles of this organization",
     "must be the account's own address",
+    "must be a domain of your own",
     "must lie in the future",
     "must be a permission of the role",
     "must be the organization's slug",

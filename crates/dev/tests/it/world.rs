@@ -18,6 +18,8 @@ pub(crate) struct World {
     pub(crate) event: String,
     pub(crate) role: String,
     pub(crate) export: String,
+    pub(crate) domain: String,
+    pub(crate) grant: String,
     /// The token of the agent's runner.
     pub(crate) runner: String,
 }
@@ -49,6 +51,12 @@ impl World {
         let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
         let given = json!({ "role_ids": [role] });
         owner.put(&at(&format!("/members/{member_id}/roles")), &given).await.unwrap();
+        let domain = json!({ "name": format!("victim-{}.example.com", &org[20..]) });
+        let domain = text(&owner.post(&at("/domains"), &domain).await.unwrap(), "id");
+        let second = stack.second_operator().unwrap();
+        let grant = json!({ "reason": "ticket 1: victim's trouble", "duration_minutes": 5 });
+        let grant = second.post(&format!("/v1/operator/orgs/{org}/support-grants"), &grant).await.unwrap();
+        let grant = text(&grant, "id");
         let github = stack.github_client().unwrap();
         let repositories = [format!("{}/repo", &org[20..])];
         connect_github(&owner, &github, &org, &repositories).await.unwrap();
@@ -76,6 +84,8 @@ impl World {
             integration: text(&integrations["integrations"][0], "id"),
             role,
             export,
+            domain,
+            grant,
             event: text(&events["events"][0], "id"),
             runner,
             org,
@@ -98,6 +108,8 @@ impl World {
             "/integrations",
             "/sprites",
             "/subscription",
+            "/domains",
+            "/support-grants",
         ] {
             all.push(self.owner.get(&format!("/v1/orgs/{}{rest}", self.org)).await.unwrap());
         }

@@ -120,7 +120,7 @@ impl Credentials {
         caller: &Arc<Caller>,
         expires_at: Option<DateTime<Utc>>,
     ) {
-        // Operators are configuration: nobody tells when one goes.
+        // Operators are configuration: nobody tells when one goes. So what a support grant opens is asked for each time, too.
         let operator = caller.actor.kind == ActorKind::Operator;
         if operator || (caller.role.is_none() && !question.1.is_empty()) {
             return;
@@ -221,6 +221,7 @@ mod tests {
             home: None,
             rotate: false,
             session: None,
+            grant: None,
         })
     }
 

@@ -51,6 +51,8 @@ pub(crate) struct Caller {
     pub(crate) rotate: bool,
     /// The session, if it is one.
     pub(crate) session: Option<Session>,
+    /// The support grant that gives an operator the role.
+    pub(crate) grant: Option<Arc<str>>,
 }
 
 /// Of a session, what stays while its secret is replaced.
@@ -76,6 +78,7 @@ pub(crate) fn anonymous() -> Arc<Caller> {
         home: None,
         rotate: false,
         session: None,
+        grant: None,
     })
 }
 
@@ -183,6 +186,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             home: Some(found.org_id),
             rotate: false,
             session: None,
+            grant: None,
         }));
     }
     let asked = kept.ask();
@@ -238,7 +242,12 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             id: found.key_id.as_str().into(),
             lasting: gateway.lasting.of(&found.lasting).into(),
         }),
+        grant: Some(found.support_grant_id).filter(|id| !id.is_empty()).map(Arc::from),
     });
+    // An operator's role is a grant's, or none: without its name nothing could be recorded.
+    if actor_kind == ActorKind::Operator && caller.role.is_some() != caller.grant.is_some() {
+        return Err(Error::internal("tenancy names a role of an operator's without its grant"));
+    }
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
     kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
     Ok(if found.rotate { Arc::new(Caller { rotate: true, ..Caller::clone(&caller) }) } else { caller })

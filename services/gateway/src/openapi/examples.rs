@@ -18,6 +18,8 @@ pub const IDS: &[(&str, &str)] = &[
     ("{session_id}", "session_01jd8z4v6zf81abxc0e6g385aw"),
     ("{role_id}", "role_01jd8z4v70g9b2bxd1f7h496bx"),
     ("{export_id}", "exp_01jd8z4v71hac3cye2g8j5a7cy"),
+    ("{domain_id}", "dom_01jd8z4v72jbd4dzf3h9k6b8dz"),
+    ("{grant_id}", "grant_01jd8z4v73kce5e0g4jam7c9e0"),
     ("{part}", "1"),
     ("{name}", "API_TOKEN"),
 ];
@@ -67,6 +69,12 @@ pub(super) fn body(rpc: &str) -> Option<Value> {
         "Ownership.OfferOwnership" => json!({"user_id": "{user_id}"}),
         "Invitations.AcceptInvitation" | "Invitations.DeclineInvitation" => {
             json!({"token": "nji_Qm9vdHN0cmFwIHRoZSBzeXN0ZW0sIHRoZW4gcmVzdC4f3a91c"})
+        }
+        "Domains.CreateDomain" => json!({"name": "bücher.example.com"}),
+        "Domains.UpdateDomain" => json!({"joining": "automatic", "role": "member"}),
+        "Domains.JoinOrg" => json!({"org_id": "{org_id}"}),
+        "Support.RequestSupportAccess" => {
+            json!({"reason": "Ticket 4711: jobs of the agent fixer stay queued.", "duration_minutes": 60})
         }
         "Keys.CreateKey" => json!({"name": "CI", "role": "member", "scopes": ["jobs.run", "jobs.read"]}),
         "Keys.UpdateKey" => {

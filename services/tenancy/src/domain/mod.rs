@@ -1,6 +1,7 @@
 //! Pure rules: no SQL, no transport.
 
 pub mod access;
+pub mod domain_name;
 pub mod email;
 pub mod envelope;
 pub mod grants;
@@ -9,4 +10,5 @@ pub mod networks;
 pub mod receipt;
 pub mod settings;
 pub mod slug;
+pub mod support;
 pub mod table;

@@ -290,6 +290,7 @@ impl Invitations for Service {
         let row = row.filter(|row| row.email == user.email).ok_or_else(unknown)?;
         if row.state == "pending" {
             invitations::end(tx.conn(), &row.id, "declined", None).await.map_err(Error::from)?;
+            rows::depart(tx.conn(), &user.id, &user.email, false).await.map_err(Error::from)?;
             let target = ("invitation", row.id.as_str());
             nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.declined", target, &[])
                 .await?;

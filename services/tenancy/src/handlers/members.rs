@@ -96,6 +96,7 @@ impl Service {
         let mut tx = self.db.tenant(ctx).await?;
         let row = ending_membership(&mut tx, ctx, user, false).await?;
         members::delete(tx.conn(), user).await?;
+        members::depart(tx.conn(), user, &row.email, ctx.actor.id != user).await?;
         let details = [("role", row.role)];
         nitejar_db::audit::push(tx.conn(), ctx, &*self.clock, action, ("member", user), &details).await?;
         Ok(tx)

@@ -1,5 +1,6 @@
 //! The RPCs.
 
+mod domains;
 mod exports;
 mod internal;
 mod invitations;
@@ -11,6 +12,7 @@ mod ownership;
 mod roles;
 mod secrets;
 mod sessions;
+mod support;
 mod users;
 
 pub(crate) use users::{key_to_pb, to_pb as user_to_pb};

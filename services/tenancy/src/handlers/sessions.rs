@@ -123,6 +123,7 @@ impl Sessions for Service {
         let details = [("address", session.address), ("user_agent", session.user_agent)];
         self.audit_platform(tx.conn(), &ctx, "session.created", ("session", &session.id), &details).await?;
         tx.commit().await?;
+        self.join_at_sign_in(&ctx, &user).await;
         let session = secret.expose().to_owned();
         Ok(Response::new(pb::FinishSignInResponse { session, user: Some(super::users::to_pb(user)) }))
     }

@@ -1,6 +1,7 @@
 //! Members, and their copy in `control` that finds a person's organizations.
 
 use chrono::{DateTime, Utc};
+use nitejar_common::key;
 use sqlx::{FromRow, PgConnection};
 
 use crate::store::orgs::Owner;
@@ -34,6 +35,11 @@ pub async fn insert(conn: &mut PgConnection, m: &MemberRow) -> sqlx::Result<bool
     .await?;
     let new = done.rows_affected() == 1;
     if new {
+        sqlx::query("DELETE FROM departures WHERE who IN ($1, $2)")
+            .bind(&m.user_id)
+            .bind(address_hash(&m.email))
+            .execute(&mut *conn)
+            .await?;
         put_copy(conn, &m.user_id, &m.role).await?;
     }
     Ok(new)
@@ -125,4 +131,36 @@ pub async fn delete(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
         .await?;
     sqlx::query("SELECT control.member_remove($1)").bind(user).execute(conn).await?;
     Ok(())
+}
+
+/// What an address is noted as: it is not kept itself.
+fn address_hash(email: &str) -> String {
+    hex::encode(key::sha256(&format!("nitejar departure {email}")))
+}
+
+/// Notes that somebody is gone, or does not want to come: their domain alone does not bring them in. Who was removed stays so
+/// also under another account with the same address.
+pub async fn depart(conn: &mut PgConnection, user: &str, email: &str, removed: bool) -> sqlx::Result<()> {
+    let mut who = vec![user.to_owned()];
+    if removed {
+        who.push(address_hash(email));
+    }
+    sqlx::query(
+        "INSERT INTO departures (who, removed) SELECT unnest($1::text[]), $2 \
+         ON CONFLICT (who) DO UPDATE SET removed = departures.removed OR excluded.removed",
+    )
+    .bind(who)
+    .bind(removed)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
+/// Whether they were removed; none when nothing is noted.
+pub async fn departure(conn: &mut PgConnection, user: &str, email: &str) -> sqlx::Result<Option<bool>> {
+    sqlx::query_scalar("SELECT bool_or(removed) FROM departures WHERE who IN ($1, $2)")
+        .bind(user)
+        .bind(address_hash(email))
+        .fetch_one(conn)
+        .await
 }

@@ -1,6 +1,7 @@
 //! The only SQL of this service: plain functions over a bound connection.
 
 pub mod credentials;
+pub mod domains;
 pub mod exports;
 pub mod invitations;
 pub mod keys;
@@ -13,4 +14,5 @@ pub mod receipts;
 pub mod roles;
 pub mod secrets;
 pub mod sessions;
+pub mod support;
 pub mod users;

@@ -1,0 +1,80 @@
+//! What the DNS says, asked anew each time: whoever has just made a record does not wait for a kept answer to end.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{NameServerConfig, ResolveHosts, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use hickory_resolver::proto::rr::RData;
+use nitejar_common::error::{Code, Error, Result};
+use tokio::sync::Semaphore;
+
+/// All tries together.
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Records of one answer, and bytes of one record, that are looked at.
+const MOST: usize = 100;
+const LONGEST: usize = 1024;
+/// Questions at a time: others' name servers decide how long each takes.
+const AT_A_TIME: usize = 16;
+
+/// Asks one resolver.
+#[derive(Debug)]
+pub(crate) struct Dns {
+    resolver: Option<SocketAddr>,
+    places: Semaphore,
+}
+
+impl Dns {
+    /// Of that resolver; of the system's when there is none.
+    pub(crate) fn new(resolver: Option<SocketAddr>) -> Self {
+        Self { resolver, places: Semaphore::new(AT_A_TIME) }
+    }
+
+    /// The TXT records of a name; empty when it has none.
+    pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>> {
+        let _place = self.places.try_acquire().map_err(|_| failed("too many lookups at once"))?;
+        let asked = tokio::time::timeout(DEADLINE, self.ask(name)).await;
+        let answer = match asked.map_err(|_| failed("no answer in time"))? {
+            Ok(answer) => answer,
+            Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
+            Err(error) => return Err(failed(error)),
+        };
+        let texts = answer.answers().iter().take(MOST).filter_map(|record| match &record.data {
+            // A text longer than 255 bytes comes in parts.
+            RData::TXT(txt) => Some(txt.txt_data.concat()),
+            _ => None,
+        });
+        let short = texts.filter(|text| text.len() <= LONGEST);
+        Ok(short.map(|text| String::from_utf8_lossy(&text).into_owned()).collect())
+    }
+
+    async fn ask(&self, name: &str) -> Result<hickory_resolver::lookup::Lookup, NetError> {
+        let mut builder = match self.resolver {
+            None => TokioResolver::builder_tokio()?,
+            Some(addr) => {
+                let mut server = NameServerConfig::udp_and_tcp(addr.ip());
+                server.connections.iter_mut().for_each(|connection| connection.port = addr.port());
+                let config = ResolverConfig::from_parts(None, Vec::new(), vec![server]);
+                TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+            }
+        };
+        let options = builder.options_mut();
+        options.timeout = Duration::from_secs(2);
+        options.attempts = 1;
+        options.use_hosts_file = ResolveHosts::Never;
+        // With the dot it is the whole name, whatever the system would search.
+        builder.build()?.txt_lookup(format!("{name}.")).await
+    }
+}
+
+/// What their servers said is theirs, and of no use to a stranger: it goes to the log.
+fn failed(because: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    let because: Box<dyn std::error::Error + Send + Sync> = because.into();
+    tracing::info!(%because, "a domain's lookup failed");
+    Error::new(
+        Code::DomainLookupFailed,
+        "The name servers of this domain did not answer, or answered with an error. Look at them, or try again later.",
+    )
+}
