@@ -185,7 +185,9 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
                 config["sandbox"] = true.into();
                 config["public_url"] = places.gateway_url().into();
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
-                config["dns"] = json!({ "resolver": places.dns });
+                if let Some(dns) = places.dns {
+                    config["dns"] = json!({ "resolver": dns });
+                }
                 config["session"] = json!({ "rotate_seconds": tweaks.rotate_seconds });
                 config["master_key"] = keys.master.clone().into();
                 config["former_master_keys"] = json!(keys.former_masters);

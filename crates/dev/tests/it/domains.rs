@@ -365,10 +365,17 @@ async fn an_organization_is_offered_and_joined_when_asked() {
     assert_eq!(ada.get("/v1/me/joinable-orgs").await.body["orgs"], json!([]));
     // A key of the person's does as well, as with an invitation; an organization's is nobody.
     let user = json!({ "email": format!("bob@{name}"), "name": "Bob" });
-    let bob = text(&operator.post("/v1/operator/users", &user).await.unwrap(), "id");
-    let path = format!("/v1/operator/users/{bob}/keys");
+    let id = text(&operator.post("/v1/operator/users", &user).await.unwrap(), "id");
+    let path = format!("/v1/operator/users/{id}/keys");
     let key = operator.post(&path, &json!({ "name": "k" })).await.unwrap();
-    operator.with_key(&text(&key, "secret")).post("/v1/me/joins", &to(&org)).await.unwrap();
+    let bob = operator.with_key(&text(&key, "secret"));
+    let mut once = Vec::new();
+    for _ in 0..2 {
+        let request = bob.request(Method::POST, "/v1/me/joins").header("idempotency-key", "once");
+        once.push(Client::send(request.json(&to(&org))).await.unwrap().body);
+    }
+    assert_eq!(text(&once[0]["member"], "role"), "member");
+    assert_eq!(once[0], once[1]);
     let key = json!({ "name": "k", "role": "admin" });
     let key = org.owner.post(&org.at("/keys"), &key).await.unwrap();
     let program = operator.with_key(&text(&key, "secret"));

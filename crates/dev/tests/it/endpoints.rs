@@ -177,7 +177,7 @@ endpoints! {
     "Ownership.AcceptOwnership" => empty;
     "Ownership.EndOwnershipOffer" => none;
     "Invitations.AcceptInvitation" => |_| json!({ "token": "nji_unknown_token" });
-    "Domains.CreateDomain" => |_| json!({ "name": "gmail.com" });
+    "Domains.CreateDomain" => |_| json!({ "name": "matrix.example.com" });
     "Domains.ListDomains" => none;
     "Domains.GetDomain" => none;
     "Domains.VerifyDomain" => empty;

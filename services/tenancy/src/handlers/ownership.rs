@@ -31,7 +31,7 @@ impl Ownership for Service {
         let to = request.into_inner().user_id;
         let now = self.clock.now();
         let mut tx = self.db.tenant(&ctx).await?;
-        let member = members::get(tx.conn(), &to).await.map_err(Error::from)?;
+        let member = members::hold(tx.conn(), &to).await.map_err(Error::from)?;
         let member = member.ok_or_else(|| Error::not_found(format!("member {to}")))?;
         if member.role == Role::Owner.as_str() {
             return Err(Error::new(Code::Conflict, "This member is an owner already.").into());

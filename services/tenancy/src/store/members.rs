@@ -66,6 +66,16 @@ pub async fn get(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<Mem
         .await
 }
 
+/// One member, who stays one until the transaction ends.
+pub async fn hold(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<MemberRow>> {
+    sqlx::query_as(
+        "SELECT user_id, email, name, role, joined_at FROM members WHERE user_id = $1 FOR KEY SHARE",
+    )
+    .bind(user)
+    .fetch_optional(conn)
+    .await
+}
+
 /// All owners, locked: two who leave at the same time can't both believe that the other stays.
 pub async fn lock_owners(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar("SELECT user_id FROM members WHERE role = 'owner' ORDER BY user_id FOR UPDATE")
