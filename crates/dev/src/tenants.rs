@@ -60,7 +60,11 @@ pub enum Action {
         to: String,
     },
     /// Bring all organizations of all services to the newest version: what the services do at their start otherwise.
-    Migrate,
+    Migrate {
+        /// These organizations and nobody else: canaries, to be looked at before all others follow.
+        #[arg(long, value_name = "ORG")]
+        only: Vec<OrgId>,
+    },
     /// Print table → digest of what is the same in another organization with the same rows.
     Digests {
         /// The folder of a backup.
@@ -88,7 +92,7 @@ pub(crate) const SERVICES: [(&str, Schema); 4] = [
 pub async fn run(args: Args) -> Result<()> {
     match &args.action {
         Action::Digests { of } => return digests(of),
-        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate | Action::Move { .. } => {}
+        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate { .. } | Action::Move { .. } => {}
     }
     let text = std::fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
     let config: Config = serde_json::from_str(&text).with_context(|| args.config.display().to_string())?;
@@ -99,7 +103,7 @@ pub async fn run(args: Args) -> Result<()> {
             .get(name)
             .cloned()
             .with_context(|| format!("the configuration names no {name}"))?;
-        if matches!(args.action, Action::Migrate) {
+        if matches!(args.action, Action::Migrate { .. }) {
             config.migrate = MigrateMode::Later;
         }
         let config = &config;
@@ -112,7 +116,8 @@ pub async fn run(args: Args) -> Result<()> {
         Action::Restore { from, as_org, slug } => {
             backup::restore(&databases, backup::keys(&config.master_keys)?, &from, as_org.zip(slug)).await
         }
-        Action::Migrate => migrate(&databases).await,
+        Action::Migrate { only } if only.is_empty() => migrate(&databases).await,
+        Action::Migrate { only } => migrate_only(&databases, &only).await,
         Action::Move { org, service, to } => move_one(&databases, &org, &service, &to).await,
         Action::Digests { .. } => Ok(()),
     }
@@ -125,7 +130,21 @@ async fn migrate(databases: &[(&str, Db)]) -> Result<()> {
         let migrated = said(db.migrate_tenants(&|p| bar(service, p)).await)?;
         tell(&format!("{service}: {} tenants migrated", migrated.done));
         if !migrated.laggards.is_empty() {
-            tell(&format!("  busy, to be migrated by another run: numbers {:?}", migrated.laggards));
+            tell("  busy, to be migrated by another run:");
+        }
+        for number in migrated.laggards {
+            let who = said(db.org_of(number).await)?.map_or("nobody's yet".into(), |org| org.to_string());
+            tell(&format!("  {who} (number {number})"));
+        }
+    }
+    Ok(())
+}
+
+async fn migrate_only(databases: &[(&str, Db)], only: &[OrgId]) -> Result<()> {
+    for (service, db) in databases {
+        for org in only {
+            let how = if said(db.migrate_one(org).await)? { "at the newest version" } else { "busy: again" };
+            tell(&format!("{service}: {org} {how}"));
         }
     }
     Ok(())

@@ -33,6 +33,8 @@ const FROM_ONE: i64 = 30;
 const MOST: i64 = 100;
 /// How long a rotated secret is good after the new one was used: requests that were under way.
 const GRACE: Duration = Duration::minutes(1);
+/// Whose account is older has surely signed in before.
+const OLD_ACCOUNT: Duration = Duration::days(30);
 /// After so long without a use of a new secret its answer was lost: longer than any request takes.
 const LOST: Duration = Duration::minutes(5);
 
@@ -111,7 +113,8 @@ impl Sessions for Service {
             expires_at: now + self.session.longest,
         };
         let places = sessions::places(tx.conn(), &user.id).await.map_err(Error::from)?;
-        if is_new_device(&places, &session) {
+        let old = user.created_at < session.created_at - OLD_ACCOUNT;
+        if is_new_device(&places, old, &session) {
             let mail = Mail::new_device(&user.email, &session.user_agent, &session.address, now);
             mail::push(tx.conn(), &ctx, self, &mail).await?;
         }
@@ -194,12 +197,13 @@ impl Sessions for Service {
     }
 }
 
-/// Whether somebody who has signed in before now does so with another browser, or from another network.
-fn is_new_device(places: &[(String, String)], session: &SessionRow) -> bool {
+/// Whether somebody who has signed in before now does so with another browser, or from another network. Of an `old` account
+/// without any place all have been forgotten.
+fn is_new_device(places: &[(String, String)], old: bool, session: &SessionRow) -> bool {
     let of = |address: &str| address.parse().map_or_else(|_| address.to_owned(), |a| network(a).to_string());
     let here = of(&session.address);
     let known = |(agent, address): &(String, String)| *agent == session.user_agent && of(address) == here;
-    !places.is_empty() && !places.iter().any(known)
+    (old || !places.is_empty()) && !places.iter().any(known)
 }
 
 /// Two have the secret: an old one is shown, although the new one has long been used. One that was replaced because nobody
