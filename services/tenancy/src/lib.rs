@@ -141,7 +141,6 @@ pub const SCHEMA: Schema = Schema {
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },
-        SharedTable { table: "membership_ends", owner: Owner::Org },
         SharedTable { table: "credentials", owner: Owner::Org },
         SharedTable { table: "invitation_tokens", owner: Owner::Org },
         SharedTable { table: "data_keys", owner: Owner::Org },

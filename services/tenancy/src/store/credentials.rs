@@ -53,8 +53,6 @@ pub async fn resolve(
          FROM control.credentials c \
          LEFT JOIN control.users u ON u.id = c.user_id \
          LEFT JOIN control.memberships m ON m.user_id = c.user_id AND m.org_id = $2 \
-            AND NOT EXISTS (SELECT FROM control.membership_ends e \
-                            WHERE e.user_id = c.user_id AND e.org_id = $2 AND e.ended_at >= c.created_at) \
          WHERE c.sha256 = $1 AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > $3) \
          AND u.deleted_at IS NULL",
     )

@@ -8,8 +8,6 @@ pub async fn note(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
     for sql in [
         "CREATE TEMPORARY TABLE living_memberships ON COMMIT DROP AS \
          SELECT user_id, role FROM control.memberships WHERE org_id = $1",
-        "CREATE TEMPORARY TABLE living_ends ON COMMIT DROP AS \
-         SELECT user_id, ended_at FROM control.membership_ends WHERE org_id = $1",
         "CREATE TEMPORARY TABLE living_keys ON COMMIT DROP AS \
          SELECT key_id FROM control.credentials WHERE org_id = $1 AND revoked_at IS NULL",
         "CREATE TEMPORARY TABLE living_domains ON COMMIT DROP AS SELECT name FROM control.domains WHERE org_id = $1",
@@ -48,8 +46,6 @@ pub async fn keep(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
     for sql in [
         "DELETE FROM control.memberships WHERE org_id = $1",
         "INSERT INTO control.memberships (user_id, org_id, role) SELECT user_id, $1, role FROM pg_temp.living_memberships",
-        "INSERT INTO control.membership_ends (user_id, org_id, ended_at) SELECT user_id, $1, ended_at FROM pg_temp.living_ends \
-         ON CONFLICT (user_id, org_id) DO UPDATE SET ended_at = excluded.ended_at",
         "UPDATE control.credentials SET revoked_at = now() WHERE org_id = $1 AND revoked_at IS NULL \
          AND key_id NOT IN (SELECT key_id FROM pg_temp.living_keys)",
         "DELETE FROM control.domains WHERE org_id = $1 AND name NOT IN (SELECT name FROM pg_temp.living_domains)",
