@@ -212,7 +212,7 @@ mod tests {
         Arc::new(Caller {
             org_state: nitejar_common::ctx::OrgState::Active,
             grants: Vec::new(),
-            signed_in_at: None,
+            shown: super::super::Shown::Never,
             networks: Vec::new(),
             a_minute: None,
             actor,

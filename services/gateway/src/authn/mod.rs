@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
 use nitejar_common::RequestCtx;
-use nitejar_common::ctx::{Actor, ActorKind, OrgState};
+use nitejar_common::ctx::{Actor, ActorKind, OrgState, SignIn};
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::permission::Role;
@@ -39,8 +39,8 @@ pub(crate) struct Caller {
     pub(crate) grants: Vec<String>,
     /// Narrows both.
     pub(crate) scopes: Option<Vec<String>>,
-    /// Of a browser: when it signed in.
-    pub(crate) signed_in_at: Option<DateTime<Utc>>,
+    /// When they showed that they are a person. How fresh that is, is to be asked with each request.
+    pub(crate) shown: Shown,
     /// Where it may be used from; empty: anywhere.
     pub(crate) networks: Vec<IpNet>,
     /// Its own limit.
@@ -53,6 +53,28 @@ pub(crate) struct Caller {
     pub(crate) session: Option<Session>,
     /// The support grant that gives an operator the role.
     pub(crate) grant: Option<Arc<str>>,
+}
+
+/// When somebody showed that they are a person.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shown {
+    /// Never: an organization's key, a token of ours.
+    Never,
+    /// A browser that signed in then.
+    Browser(DateTime<Utc>),
+    /// A person's key that was made then.
+    Key(DateTime<Utc>),
+}
+
+impl Shown {
+    /// What that is worth now.
+    pub(crate) fn at(self, now: DateTime<Utc>) -> SignIn {
+        match self {
+            Self::Never => SignIn::Shown,
+            Self::Browser(at) => SignIn::of_browser(at, now),
+            Self::Key(at) => SignIn::of_key(at, now),
+        }
+    }
 }
 
 /// Of a session, what stays while its secret is replaced.
@@ -71,7 +93,7 @@ pub(crate) fn anonymous() -> Arc<Caller> {
         role: None,
         org_state: OrgState::Active,
         grants: Vec::new(),
-        signed_in_at: None,
+        shown: Shown::Never,
         networks: Vec::new(),
         a_minute: None,
         scopes: None,
@@ -179,7 +201,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             role: None,
             org_state: OrgState::Active,
             grants: Vec::new(),
-            signed_in_at: None,
+            shown: Shown::Never,
             networks: Vec::new(),
             a_minute: None,
             scopes: None,
@@ -224,6 +246,8 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         "" => Some(OrgState::Active),
         name => OrgState::parse(name),
     };
+    let signed_in = found.signed_in_at.as_ref().and_then(from_proto).map(Shown::Browser);
+    let made = found.made_at.as_ref().and_then(from_proto).map(Shown::Key);
     let networks: Result<Vec<IpNet>, _> = found.networks.iter().map(|n| n.parse()).collect();
     let networks = networks.map_err(|_| Error::internal("tenancy names a network that is none"))?;
     let caller = Arc::new(Caller {
@@ -232,7 +256,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         role: org_state.and(Role::parse(&found.role)),
         org_state: org_state.unwrap_or_default(),
         grants: found.grants,
-        signed_in_at: found.signed_in_at.as_ref().and_then(from_proto),
+        shown: signed_in.or(made.filter(|_| actor_kind == ActorKind::User)).unwrap_or(Shown::Never),
         networks,
         a_minute: Some(u64::from(found.requests_per_minute)).filter(|n| *n > 0),
         scopes: found.scoped.then_some(found.scopes),

@@ -15,7 +15,7 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 use nitejar_common::error::Code;
 use nitejar_common::id::RequestId;
-use nitejar_proto::policy::Scope;
+use nitejar_proto::policy::{Freshness, Scope};
 use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 
@@ -286,7 +286,9 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     if joins || (policy.scope == Scope::Tenant && policy.audit.is_some() && !policy.while_suspended) {
         codes.extend([Code::OrgSuspended, Code::OrgDeleting]);
     }
-    if policy.fresh_sign_in {
+    // Also who makes somebody an owner.
+    let owners = ["UpdateMember", "CreateInvitation", "ResendInvitation"].contains(&policy.method.as_str());
+    if policy.fresh != Freshness::Any || owners {
         codes.push(Code::SignInAgain);
     }
     match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {

@@ -223,6 +223,7 @@ fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
             answer.actor_kind = "user".into();
             answer.actor_id = user;
             answer.actor_name = row.user_name.unwrap_or_default();
+            answer.made_at = Some(to_proto(row.created_at));
             if row.org_state.is_some() {
                 answer.role = row.member_role.unwrap_or_default();
                 answer.grants = row.member_grants.unwrap_or_default();

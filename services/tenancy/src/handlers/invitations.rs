@@ -28,7 +28,7 @@ impl Invitations for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let role = members::parse_role(&r.role)?;
-        grants::may_give(&ctx, role)?;
+        grants::may_give_now(&ctx, role)?;
         let email = email::normalized(&r.email, "/email")?;
         let limit = self.entitlements(&ctx).await?.seats_limit;
         let mut tx = self.db.tenant(&ctx).await?;
@@ -189,7 +189,7 @@ impl Invitations for Service {
             return Err(Error::new(Code::Conflict, detail).into());
         }
         // Nobody revives by it what they could not give.
-        grants::may_give(&ctx, members::parse_role(&row.role)?)?;
+        grants::may_give_now(&ctx, members::parse_role(&row.role)?)?;
         for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
             grants::hold_all(&ctx, &custom.permissions)?;
         }
@@ -245,8 +245,9 @@ impl Invitations for Service {
                         Err(("already_invited", said(inviting::is_invited())))
                     } else if often.contains(&email) {
                         Err(("invited_too_often", said(inviting::is_mailed_often())))
-                    } else if let Err(error) = grants::may_give(&ctx, role) {
-                        Err(("not_permitted", said(error)))
+                    } else if let Err(error) = grants::may_give_now(&ctx, role) {
+                        let again = error.code() == Code::SignInAgain;
+                        Err((if again { "sign_in_again" } else { "not_permitted" }, said(error)))
                     } else if let Err(error) = seats.take() {
                         Err(("no_seat", said(error)))
                     } else {
