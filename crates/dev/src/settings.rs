@@ -113,6 +113,8 @@ pub struct Tweaks {
     pub rate_limits: [u64; 3],
     /// A session's secret is replaced after so many seconds.
     pub rotate_seconds: u32,
+    /// Operators may make keys for people.
+    pub sandbox: bool,
     /// Holds `ca.pem` and each service's `NAME.pem` and `NAME.key`; none: no TLS between services.
     pub certificates: Option<PathBuf>,
     /// A connection between services ends after so many seconds.
@@ -133,6 +135,7 @@ impl Default for Tweaks {
             second: BTreeMap::new(),
             rate_limits: [6_000, 30_000, 600],
             rotate_seconds: 3_600,
+            sandbox: true,
             certificates: None,
             connection_seconds: 300,
         }
@@ -182,7 +185,7 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
         }
         match name {
             "tenancy" => {
-                config["sandbox"] = true.into();
+                config["sandbox"] = tweaks.sandbox.into();
                 config["public_url"] = places.gateway_url().into();
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
                 if let Some(dns) = places.dns {

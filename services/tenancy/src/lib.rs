@@ -159,6 +159,8 @@ pub(crate) struct Service {
     pub(crate) master: Arc<MasterKeys>,
     /// SHA-256 of each operator's key → name.
     pub(crate) operators: Arc<BTreeMap<[u8; 32], String>>,
+    /// A place to try things out, where operators make keys for people.
+    pub(crate) sandbox: bool,
     /// Keep tenant data too: sprites, billing, and last audit, which hears of the others' end.
     pub(crate) tenants_of: Arc<[Upstream; 3]>,
     /// What gateways must forget.
@@ -208,16 +210,14 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let former = config.former_receipt_keys.iter().filter_map(|key| public_key(key));
     let receipt_keys = std::iter::once((receipt_key.id(), receipt_key.public())).chain(former);
     let mailer = Arc::new(Smtp::new(&config.mail)?);
-    let mut operators = BTreeMap::new();
-    for (name, hash) in &config.operators {
-        let hash = hex::decode(hash).ok().and_then(|h| <[u8; 32]>::try_from(h).ok());
-        operators.insert(hash.ok_or_else(|| Error::internal("operators: not a SHA-256"))?, name.clone());
-    }
     let service = Service {
         db: db.clone(),
         clock,
         master: Arc::new(master),
-        operators: Arc::new(operators),
+        operators: Arc::new(
+            config.operator_keys().ok_or_else(|| Error::internal("operators: not a SHA-256"))?,
+        ),
+        sandbox: config.sandbox,
         tenants_of: Arc::new([sprites, billing, audit.clone()]),
         changes: changes::source(),
         public_url: config.public_url.trim_end_matches('/').into(),
