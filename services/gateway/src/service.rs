@@ -185,11 +185,13 @@ async fn serve(
     } else if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
-    if streams {
+    let answer = if streams {
         let check = still_may(gateway, &route, head.headers, org, request_id, told.session.clone());
-        return Box::pin(open_stream(gateway, &route, &ctx, message, check, place)).await;
-    }
-    send(gateway, &route, &ctx, message).await
+        Box::pin(open_stream(gateway, &route, &ctx, message, check, place)).await
+    } else {
+        send(gateway, &route, &ctx, message).await
+    };
+    answer.inspect_err(|error| gateway.denials.note_answer(&ctx, &policy.path, error))
 }
 
 /// Asks again, as often as it is called, whether the request may still go on.
