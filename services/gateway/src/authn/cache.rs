@@ -223,6 +223,7 @@ mod tests {
             rotate: false,
             session: None,
             grant: None,
+            leads_to: None,
         })
     }
 

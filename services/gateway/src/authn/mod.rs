@@ -12,6 +12,7 @@ use ipnet::IpNet;
 use nitejar_common::RequestCtx;
 use nitejar_common::ctx::{Actor, ActorKind, OrgState, SignIn};
 use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::id::OrgId;
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::permission::Role;
 use nitejar_common::time::from_proto;
@@ -53,6 +54,8 @@ pub(crate) struct Caller {
     pub(crate) session: Option<Session>,
     /// The support grant that gives an operator the role.
     pub(crate) grant: Option<Arc<str>>,
+    /// Where the slug leads that was asked for, if they have a role there.
+    pub(crate) leads_to: Option<OrgId>,
 }
 
 /// When somebody showed that they are a person.
@@ -101,6 +104,7 @@ pub(crate) fn anonymous() -> Arc<Caller> {
         rotate: false,
         session: None,
         grant: None,
+        leads_to: None,
     })
 }
 
@@ -144,6 +148,8 @@ pub(crate) struct Question<'a> {
     pub(crate) token: &'a str,
     /// Empty: in none.
     pub(crate) org: &'a str,
+    /// What stands there instead: a slug. Empty: none.
+    pub(crate) slug: &'a str,
     pub(crate) asker: Asker<'a>,
 }
 
@@ -164,6 +170,7 @@ pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result
         _ => key::sha256(question.token),
     };
     if question.kind != KeyKind::Runner
+        && question.slug.is_empty()
         && let Some(caller) = gateway.credentials.get(&hash, question.org)
     {
         return Ok(caller);
@@ -185,7 +192,7 @@ fn is_invalid(error: &Error) -> bool {
 }
 
 async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Result<Arc<Caller>> {
-    let Question { request_id, kind, org, .. } = question;
+    let Question { request_id, kind, org, slug, .. } = question;
     let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
     let (services, kept) = (&gateway.services, &gateway.credentials);
     if kind == KeyKind::Runner {
@@ -209,6 +216,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             rotate: false,
             session: None,
             grant: None,
+            leads_to: None,
         }));
     }
     let asked = kept.ask();
@@ -221,6 +229,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         org_id: org.to_owned(),
         session: kind == KeyKind::Session,
         session_id,
+        slug: slug.to_owned(),
     };
     let found = call::repeated(|| {
         let request = services.tenancy.request_within(&me, message.clone(), DEADLINE);
@@ -267,13 +276,17 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             lasting: gateway.lasting.of(&found.lasting).into(),
         }),
         grant: Some(found.support_grant_id).filter(|id| !id.is_empty()).map(Arc::from),
+        leads_to: found.slug_org_id.parse().ok(),
     });
     // An operator's role is a grant's, or none: without its name nothing could be recorded.
     if actor_kind == ActorKind::Operator && caller.role.is_some() != caller.grant.is_some() {
         return Err(Error::internal("tenancy names a role of an operator's without its grant"));
     }
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
-    kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
+    // An answer about a slug is not kept: a rename tells nobody.
+    if slug.is_empty() {
+        kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
+    }
     Ok(if found.rotate { Arc::new(Caller { rotate: true, ..Caller::clone(&caller) }) } else { caller })
 }
 

@@ -54,7 +54,10 @@ pub fn document() -> Value {
             "title": "Nitejar Cloud",
             "version": "v1",
             "description": "The hosted, multi-tenant Nitejar. Names are snake_case; absent objects and optionals are left out, \
-                defaults are written; 64-bit numbers beyond 2^53-1 are strings; unknown fields and parameters are refused.",
+                defaults are written; 64-bit numbers beyond 2^53-1 are strings; unknown fields and parameters are refused. \
+                Where a path begins with `/v1/orgs/{org_id}`, a slug that one of the caller's organizations has, or had before it \
+                was renamed, is answered with 307 and the same path with the organization's id in `Location`; nothing else is done, \
+                and nothing is metered.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],

@@ -128,6 +128,17 @@ pub async fn by_slug(
     .await
 }
 
+/// The organization that a slug leads to, now or once, while there is one for anybody.
+pub async fn id_of_slug(conn: &mut PgConnection, slug: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT o.id FROM slugs s JOIN orgs o ON o.id = s.org_id \
+         WHERE s.slug = $1 AND o.state IN ('active', 'suspended', 'deleting')",
+    )
+    .bind(slug)
+    .fetch_optional(conn)
+    .await
+}
+
 /// One organization.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<OrgsRow>> {
     sqlx::query_as(select("WHERE id = $1")).bind(id).fetch_optional(conn).await
