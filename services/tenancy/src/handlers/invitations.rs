@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::members;
 use crate::Service;
 use crate::domain::{email, grants, table};
+use crate::entitlements::{CUSTOM_ROLES, has_feature};
 use crate::inviting::{self, LIFETIME, MOST_SENT, Seats};
 use crate::store::invitations::{self, InvitationRow};
 use crate::store::members::{self as rows, MemberRow};
@@ -31,7 +32,11 @@ impl Invitations for Service {
         let role = members::parse_role(&r.role)?;
         grants::may_give_now(&ctx, role)?;
         let email = email::normalized(&r.email, "/email")?;
-        let limit = self.entitlements(&ctx).await?.seats_limit;
+        let allowed = self.entitlements(&ctx).await?;
+        let limit = allowed.seats_limit;
+        if !r.role_ids.is_empty() {
+            has_feature(&allowed, CUSTOM_ROLES)?;
+        }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
         let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
@@ -119,7 +124,7 @@ impl Invitations for Service {
         control.commit().await?;
         let ctx = ctx.for_tenant(org.parse().map_err(Error::from)?);
         // Whether it matters is known later; but nothing is asked of others within a transaction.
-        let seats_limit = self.entitlements(&ctx).await.map(|allowed| allowed.seats_limit);
+        let allowed = self.entitlements(&ctx).await;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let row =
@@ -129,7 +134,8 @@ impl Invitations for Service {
             return Err(unknown().into());
         }
         life.require_active()?;
-        let limit = seats_limit?;
+        let allowed = allowed?;
+        let limit = allowed.seats_limit;
         let now = self.clock.now();
         let again = row.state == "accepted" && row.accepted_by.as_deref() == Some(&user.id);
         if !again && row.state_at(now) != "pending" {
@@ -154,8 +160,10 @@ impl Invitations for Service {
             invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id))
                 .await
                 .map_err(Error::from)?;
-            // As far as they still exist.
-            let custom = roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)?;
+            // As far as they still exist, and the plan still has any.
+            let promised =
+                if has_feature(&allowed, CUSTOM_ROLES).is_ok() { row.role_ids } else { Vec::new() };
+            let custom = roles::lock(tx.conn(), &promised).await.map_err(Error::from)?;
             let ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
             roles::set_of_member(tx.conn(), &member.user_id, &ids).await.map_err(Error::from)?;
             let details = [("role", row.role)];
