@@ -228,7 +228,7 @@ impl RequestCtx {
                 "You signed in more than 15 minutes ago. Sign in again, then repeat this."
             }
             (_, ActorKind::User) => {
-                "This key was made more than 15 minutes ago. Sign in again, or make a new key, then repeat this."
+                "This key was made more than 15 minutes ago. Sign in again, or make a new key (nitejar login does), then repeat this."
             }
             _ => {
                 "A person must do this, who signed in within the last 15 minutes; an organization's key can't."

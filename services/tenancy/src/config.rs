@@ -55,6 +55,9 @@ pub struct Config {
     pub former_receipt_keys: Vec<String>,
     /// How organizations are deleted.
     pub deletion: DeletionConfig,
+    /// So many organizations one person may own to make another: nobody takes all slugs. 1 to 100,000. Those that they are given by
+    /// others, or that an operator makes for them, are not refused.
+    pub orgs_per_person: u32,
     /// GitHub's API, whose reports of leaked keys are believed; empty: none are.
     pub secret_scanning_url: String,
     /// Operators: name → SHA-256 of their `njo_…` key, in hex. One name for each person. While a key is changed, both with a
@@ -196,6 +199,7 @@ impl Default for Config {
             receipt_key: Secret::default(),
             former_receipt_keys: Vec::new(),
             deletion: DeletionConfig::default(),
+            orgs_per_person: 20,
             secret_scanning_url: "https://api.github.com".into(),
             operators: BTreeMap::new(),
         }
@@ -238,6 +242,11 @@ impl Validate for Config {
         let d = &self.deletion;
         problems.check((1..=365).contains(&d.recovery_days), "deletion.recovery_days", "must be 1 to 365");
         problems.check(d.backup_days <= 3_650, "deletion.backup_days", "must be 0 to 3650");
+        problems.check(
+            (1..=100_000).contains(&self.orgs_per_person),
+            "orgs_per_person",
+            "must be 1 to 100000",
+        );
         let public = ["http://", "https://"].iter().any(|scheme| self.public_url.starts_with(scheme));
         problems.check(public, "public_url", "must be http://… or https://…");
         let smtp = ["smtp://", "smtps://"].iter().any(|scheme| self.mail.smtp_url.starts_with(scheme));

@@ -106,6 +106,11 @@ pub const SCHEMA: Schema = Schema {
             name: "support",
             sql: include_str!("../migrations/control/0014_support.sql"),
         },
+        Migration {
+            version: 15,
+            name: "external ids",
+            sql: include_str!("../migrations/control/0015_external_ids.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -171,6 +176,8 @@ pub(crate) struct Service {
     pub(crate) session: SessionTimes,
     /// How organizations are deleted.
     pub(crate) deletion: DeletionTimes,
+    /// So many organizations one person owns at most.
+    pub(crate) orgs_per_person: i64,
     /// Signs receipts.
     pub(crate) receipt_key: Arc<ReceiptKey>,
     /// Its public half first, then former ones: (id, base64).
@@ -223,6 +230,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         public_url: config.public_url.trim_end_matches('/').into(),
         session: config.session.times(),
         deletion: config.deletion.times(),
+        orgs_per_person: config.orgs_per_person.into(),
         receipt_key: Arc::new(receipt_key),
         receipt_keys: receipt_keys.collect(),
         secret_scanning_url: config.secret_scanning_url.trim_end_matches('/').into(),

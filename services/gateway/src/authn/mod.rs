@@ -311,3 +311,22 @@ pub(crate) async fn rotate(gateway: &Gateway, request_id: &str, token: &str) -> 
 fn same_for_all(error: Error) -> Error {
     if is_invalid(&error) { invalid() } else { error }
 }
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+    use nitejar_common::clock::{Clock as _, SystemClock};
+
+    use super::*;
+
+    /// What is kept of a credential is a time: it gets old while it is kept.
+    #[test]
+    fn what_is_fresh_is_asked_with_each_request() {
+        let then = SystemClock.now();
+        for (shown, later) in [(Shown::Browser(then), SignIn::Old), (Shown::Key(then), SignIn::Shown)] {
+            assert_eq!(shown.at(then + Duration::minutes(14)), SignIn::Fresh);
+            assert_eq!(shown.at(then + Duration::minutes(15)), later);
+        }
+        assert_eq!(Shown::Never.at(then), SignIn::Shown);
+    }
+}

@@ -37,6 +37,7 @@ fn advice(code: Code) -> &'static str {
         Code::MethodNotAllowed => "Use a method that the `Allow` header names.",
         Code::AlreadyExists => "Choose another name, or use what is there.",
         Code::Conflict => "Read it again; `detail` says which state it is in.",
+        Code::TooManyOrgs => "Hand one over, or delete one; or ask us for more.",
         Code::LastOwner => "Make somebody else an owner first.",
         Code::InvitationUnusable => "Ask for a new invitation.",
         Code::SignInLinkUnusable => "Ask for a new link, in the browser that will open it.",

@@ -299,9 +299,13 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         (_, "FinishSignIn") => codes.push(Code::SignInLinkUnusable),
         (_, "AcceptInvitation") => codes.extend([Code::InvitationUnusable, Code::SeatsLimit]),
         (_, "DeclineInvitation") => codes.push(Code::InvitationUnusable),
-        (_, "CreateInvitation" | "JoinOrg") => codes.push(Code::SeatsLimit),
+        (_, "CreateInvitation") => codes.extend([Code::SeatsLimit, Code::FeatureNotInPlan]),
+        (_, "JoinOrg") => codes.push(Code::SeatsLimit),
+        (_, "CreateOrg") => codes.push(Code::TooManyOrgs),
         (_, "VerifyDomain") => codes.extend([Code::DomainRecordMissing, Code::DomainLookupFailed]),
-        (_, "CreateRole" | "UpdateRole") => codes.push(Code::FeatureNotInPlan),
+        (_, "CreateRole" | "UpdateRole" | "SetMemberRoles" | "CreateKey") => {
+            codes.push(Code::FeatureNotInPlan)
+        }
         (_, "DeleteMe" | "AcceptOwnership") => codes.push(Code::LastOwner),
         (_, "FinishGithubInstall") => codes.push(Code::InstallationBound),
         (_, "CreateAgent") => codes.push(Code::AgentsLimit),

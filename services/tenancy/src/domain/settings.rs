@@ -69,9 +69,7 @@ impl Editable {
     fn check(&mut self) -> Result<()> {
         check_name(&self.name)?;
         check_metadata(&self.metadata)?;
-        if self.external_id.len() > 100 || !self.external_id.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::invalid("/external_id", "must be up to 100 visible ASCII characters"));
-        }
+        check_external_id(&self.external_id)?;
         if self.settings.timezone.is_empty() {
             self.settings.timezone = "UTC".into();
         }
@@ -92,6 +90,14 @@ impl Editable {
         }
         Ok(())
     }
+}
+
+/// Up to 100 visible ASCII characters.
+pub fn check_external_id(id: &str) -> Result<()> {
+    if id.len() > 100 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::invalid("/external_id", "must be up to 100 visible ASCII characters"));
+    }
+    Ok(())
 }
 
 /// At most 50 notes: plain names, texts of up to 500 characters.
