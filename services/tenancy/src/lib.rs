@@ -107,9 +107,9 @@ pub const SCHEMA: Schema = Schema {
             sql: include_str!("../migrations/control/0014_support.sql"),
         },
         Migration {
-            version: 15,
+            version: 16,
             name: "external ids",
-            sql: include_str!("../migrations/control/0015_external_ids.sql"),
+            sql: include_str!("../migrations/control/0016_external_ids.sql"),
         },
     ],
     tenant: &[
