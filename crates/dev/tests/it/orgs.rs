@@ -7,6 +7,7 @@ use nitejar_dev::settings::Tweaks;
 use nitejar_dev::test_stack::{TestStack, organization, person, test_tweaks};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sqlx::Connection as _;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slug_in_a_path_leads_members_on_and_looks_like_nothing_to_others() {
@@ -87,7 +88,14 @@ async fn a_person_makes_so_many_organizations_and_an_operator_more() {
     let stack = TestStack::start_with(Tweaks { orgs_per_person: 3, ..test_tweaks() }).await.unwrap();
     let operator = stack.operator().unwrap();
     let (owner, id) = person(&operator, "owner").await.unwrap();
-    // At the same time, too.
+    // At the same time, too: all have begun before one can go on.
+    let mut db = stack.database("tenancy").await.unwrap();
+    let mut held = db.begin().await.unwrap();
+    sqlx::query("SELECT FROM control.users WHERE id = $1 FOR UPDATE")
+        .bind(&id)
+        .execute(&mut *held)
+        .await
+        .unwrap();
     let tasks: Vec<_> = (0..8)
         .map(|i| {
             let owner = owner.clone();
@@ -98,6 +106,8 @@ async fn a_person_makes_so_many_organizations_and_an_operator_more() {
             })
         })
         .collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    held.rollback().await.unwrap();
     let mut made = 0;
     for task in tasks {
         match task.await.unwrap() {
