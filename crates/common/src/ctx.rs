@@ -101,19 +101,27 @@ impl OrgState {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SignIn {
-    /// By a key or token, with this very request.
+    /// By a key or token: an organization's, or a person's that was made longer ago.
     #[default]
     Shown,
-    /// By a browser that signed in within the last 15 minutes.
+    /// By a browser that signed in within the last 15 minutes, or a person's key that was made within them.
     Fresh,
     /// By a browser that signed in longer ago.
     Old,
 }
 
+/// So long a sign-in is fresh.
+const FRESH: Duration = Duration::minutes(15);
+
 impl SignIn {
     /// Of a browser that signed in then.
     pub fn of_browser(at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        if now - at < Duration::minutes(15) { Self::Fresh } else { Self::Old }
+        if now - at < FRESH { Self::Fresh } else { Self::Old }
+    }
+
+    /// Of a person's key that was made then: making it needed a fresh sign-in, so it is as fresh as its making.
+    pub fn of_key(at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
+        if now - at < FRESH { Self::Fresh } else { Self::Shown }
     }
 
     fn is_shown(&self) -> bool {
@@ -210,6 +218,28 @@ impl RequestCtx {
     /// Refuses who may not, naming the permission that is missing.
     pub fn require(&self, permission: &str) -> Result<()> {
         if self.may(permission) { Ok(()) } else { Err(Error::lacks(permission)) }
+    }
+
+    /// Refuses who did not show a moment ago that they are a person who may, and says what to do.
+    pub fn require_fresh(&self) -> Result<()> {
+        let detail = match (self.sign_in, self.actor.kind) {
+            (SignIn::Fresh, ActorKind::User) => return Ok(()),
+            (_, ActorKind::User) if self.sign_in == SignIn::Old => {
+                "You signed in more than 15 minutes ago. Sign in again, then repeat this."
+            }
+            (_, ActorKind::User) => {
+                "This key was made more than 15 minutes ago. Sign in again, or make a new key (nitejar login does), then repeat this."
+            }
+            _ => {
+                "A person must do this, who signed in within the last 15 minutes; an organization's key can't."
+            }
+        };
+        Err(Error::new(Code::SignInAgain, detail))
+    }
+
+    /// Refuses a browser that signed in longer ago. Keys are not asked.
+    pub fn require_fresh_browser(&self) -> Result<()> {
+        if self.sign_in == SignIn::Old { self.require_fresh() } else { Ok(()) }
     }
 
     /// Refuses what is no person.

@@ -73,6 +73,8 @@ codes! {
     AlreadyExists = "already_exists", 409, AlreadyExists;
     /// Its state does not allow this.
     Conflict = "conflict", 409, FailedPrecondition;
+    /// You own as many organizations as you may.
+    TooManyOrgs = "too_many_orgs", 409, FailedPrecondition;
     /// An organization keeps at least one owner.
     LastOwner = "last_owner", 409, FailedPrecondition;
     /// The invitation can't be accepted any more.

@@ -14,6 +14,7 @@ pub mod network;
 pub mod page;
 pub mod rng;
 pub mod secret;
+pub mod text;
 pub mod time;
 pub mod token;
 

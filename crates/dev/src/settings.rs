@@ -124,6 +124,10 @@ pub struct Tweaks {
     pub rate_limits: [u64; 3],
     /// A session's secret is replaced after so many seconds.
     pub rotate_seconds: u32,
+    /// So many organizations one person may own to make another. Benches make many.
+    pub orgs_per_person: u32,
+    /// Operators may make keys for people.
+    pub sandbox: bool,
     /// Holds `ca.pem` and each service's `NAME.pem` and `NAME.key`; none: no TLS between services.
     pub certificates: Option<PathBuf>,
     /// A connection between services ends after so many seconds.
@@ -144,6 +148,8 @@ impl Default for Tweaks {
             second: BTreeMap::new(),
             rate_limits: [6_000, 30_000, 600],
             rotate_seconds: 3_600,
+            orgs_per_person: 100_000,
+            sandbox: true,
             certificates: None,
             connection_seconds: 300,
         }
@@ -193,7 +199,8 @@ pub fn configs(keys: &Keys, places: &Places, tweaks: &Tweaks) -> Result<BTreeMap
         }
         match name {
             "tenancy" => {
-                config["sandbox"] = true.into();
+                config["sandbox"] = tweaks.sandbox.into();
+                config["orgs_per_person"] = tweaks.orgs_per_person.into();
                 config["public_url"] = places.gateway_url().into();
                 config["mail"] = json!({ "smtp_url": format!("smtp://{}", places.smtp) });
                 if let Some(dns) = places.dns {

@@ -20,6 +20,18 @@ pub enum Scope {
     Internal,
 }
 
+/// How lately the caller must have shown who they are. See `proto/nitejar/policy/v1/policy.proto`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Freshness {
+    /// Whenever it was.
+    #[default]
+    Any,
+    /// A browser must have signed in a moment ago.
+    Browser,
+    /// A person must have signed in, or made their key, a moment ago.
+    Person,
+}
+
 /// The HTTP side of an RPC.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpBinding {
@@ -52,8 +64,10 @@ pub struct MethodPolicy {
     pub idempotent: bool,
     /// A mutation that works also while the organization is suspended.
     pub while_suspended: bool,
-    /// A browser must have signed in a moment ago.
-    pub fresh_sign_in: bool,
+    /// How lately the caller must have shown who they are.
+    pub fresh: Freshness,
+    /// No organization's key may call it.
+    pub people_only: bool,
     /// HTTP route; none for INTERNAL.
     pub http: Option<HttpBinding>,
 }
@@ -137,7 +151,13 @@ fn read_method(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Metho
         metered: flag("metered"),
         idempotent: flag("idempotent"),
         while_suspended: flag("while_suspended"),
-        fresh_sign_in: flag("fresh_sign_in"),
+        fresh: match policy.get_field_by_name("fresh").and_then(|v| v.as_enum_number()) {
+            None | Some(0) => Freshness::Any,
+            Some(1) => Freshness::Browser,
+            Some(2) => Freshness::Person,
+            Some(_) => return Err("its policy has a freshness that nobody knows".into()),
+        },
+        people_only: flag("people_only"),
         http: read_http(pool, &options)?,
     })
 }
@@ -180,9 +200,10 @@ fn check(p: &MethodPolicy, method: &MethodDescriptor, problems: &mut Vec<String>
     refuse(unknown, "its permission is not in crates/proto/src/permission.rs");
     refuse(p.metered && !tenant, "only TENANT scope is metered");
     refuse(
-        p.fresh_sign_in && !matches!(p.scope, Scope::Tenant | Scope::User),
-        "fresh_sign_in is for what people do",
+        p.fresh != Freshness::Any && !matches!(p.scope, Scope::Tenant | Scope::User),
+        "fresh is for what people do",
     );
+    refuse(p.people_only && !tenant, "people_only is for TENANT scope");
     refuse(
         p.while_suspended && (!tenant || p.audit.is_none()),
         "while_suspended is for TENANT mutations: reads work anyway",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use nitejar_common::error::{Code, Error, Result};
-use nitejar_common::id::is_id;
+use nitejar_common::id::{OrgId, is_id};
 use nitejar_common::key::KeyKind;
 use nitejar_common::{ActorKind, RequestCtx};
 use nitejar_proto::policy::Scope;
@@ -14,7 +14,7 @@ use crate::authn::{self, Asker, Caller, Question, Session};
 use crate::limits::Left;
 use crate::service::Gateway;
 use crate::transcode::routes::Route;
-use crate::{authz, cookies, limits};
+use crate::{authz, cookies, limits, slugs};
 
 /// What a request shows of itself.
 #[derive(Clone, Copy)]
@@ -25,6 +25,15 @@ pub(crate) struct Asked<'a> {
     /// The organization in the path.
     pub(crate) org: Option<&'a str>,
     pub(crate) request_id: &'a str,
+}
+
+/// Where an admitted request goes.
+#[expect(clippy::large_enum_variant, reason = "nearly always the large one, on every request's path")]
+pub(crate) enum Way {
+    /// On, in this context.
+    In(RequestCtx),
+    /// It named this organization by a slug: to its id.
+    To(OrgId),
 }
 
 /// What an answer's headers tell, whatever the answer.
@@ -58,25 +67,29 @@ pub(crate) async fn admit(
     asked: Asked<'_>,
     address: IpAddr,
     told: &mut Told,
-) -> Result<RequestCtx> {
+) -> Result<Way> {
     let presented = authn::presented(asked.headers)?;
     let by_cookie = presented.is_some_and(|(kind, _)| kind == KeyKind::Session);
     if by_cookie || !asked.route.cookies.is_empty() {
         cookies::check_site(asked.method, asked.headers)?;
     }
-    let (ctx, caller) = who_where_may(gateway, asked, presented, Asker::New(address)).await?;
+    let (way, caller) = who_where_may(gateway, asked, presented, Asker::New(address)).await?;
+    let tenant = match &way {
+        Way::In(ctx) => ctx.tenant.as_ref(),
+        Way::To(org) => Some(org),
+    };
     // Where nobody needs to be known, a cookie that nobody looked at names nobody.
     let known = presented.filter(|_| caller.actor.kind != ActorKind::Anonymous);
     if let Some((_, credential)) = known {
         let same = caller.session.as_ref().map_or(credential, |session| &session.lasting);
-        gateway.limits.take_known(same, caller.a_minute, &ctx, &mut told.left)?;
+        gateway.limits.take_known(same, caller.a_minute, tenant, &mut told.left)?;
         if caller.rotate {
             told.secret = Box::pin(authn::rotate(gateway, asked.request_id, credential)).await;
         }
     }
     told.session.clone_from(&caller.session);
     told.grant = caller.grant.clone().filter(|_| asked.route.policy.scope == Scope::Tenant);
-    Ok(ctx)
+    Ok(way)
 }
 
 /// Looks again, while a request is under way that `session` let in, if it was one.
@@ -86,7 +99,10 @@ pub(crate) async fn still_may(
     session: Option<&Session>,
 ) -> Result<RequestCtx> {
     let presented = authn::presented(asked.headers)?;
-    who_where_may(gateway, asked, presented, Asker::LetIn(session)).await.map(|(ctx, _)| ctx)
+    match who_where_may(gateway, asked, presented, Asker::LetIn(session)).await?.0 {
+        Way::In(ctx) => Ok(ctx),
+        Way::To(_) => Err(Error::internal("a request was let in by a slug")),
+    }
 }
 
 /// Credential, organization, permission, and who it is; what is refused to somebody known is audited. A new request's
@@ -96,17 +112,19 @@ async fn who_where_may(
     asked: Asked<'_>,
     presented: Option<(KeyKind, &str)>,
     asker: Asker<'_>,
-) -> Result<(RequestCtx, Arc<Caller>)> {
+) -> Result<(Way, Arc<Caller>)> {
     let policy = asked.route.policy;
     // What is no id names no organization; nobody needs to be asked about it.
     let org = asked.org.filter(|org| is_id(org, "org"));
+    let slug = asked.org.filter(|text| policy.scope == Scope::Tenant && slugs::looks_like(text));
     // What anybody may, a browser may whose session has ended.
     let looked_at =
         presented.filter(|(kind, _)| !(policy.scope == Scope::Public && *kind == KeyKind::Session));
     let caller = match looked_at {
         Some((kind, token)) => {
             let org = org.unwrap_or_default();
-            let question = Question { request_id: asked.request_id, kind, token, org, asker };
+            let slug = slug.unwrap_or_default();
+            let question = Question { request_id: asked.request_id, kind, token, org, slug, asker };
             authn::resolve(gateway, question).await?
         }
         None if policy.scope == Scope::Public => {
@@ -124,11 +142,14 @@ async fn who_where_may(
             gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
         })?;
     }
+    if let Some(org) = &caller.leads_to {
+        return Ok((Way::To(org.clone()), caller));
+    }
     let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id, gateway.clock.now())
         .inspect_err(|error| {
             gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
         })?;
-    Ok((ctx, caller))
+    Ok((Way::In(ctx), caller))
 }
 
 /// A key that is bound to networks is good there only.

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use nitejar_common::RequestCtx;
-use nitejar_common::ctx::{ActorKind, OrgState, SignIn};
+use nitejar_common::ctx::{ActorKind, OrgState};
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::server::may_call;
 use nitejar_common::id::OrgId;
@@ -43,7 +43,7 @@ pub(crate) fn authorize(
         role: caller.role.filter(|_| policy.scope == Scope::Tenant),
         grants: if policy.scope == Scope::Tenant { caller.grants.clone() } else { Vec::new() },
         scopes: caller.scopes.clone(),
-        sign_in: caller.signed_in_at.map_or(SignIn::Shown, |at| SignIn::of_browser(at, now)),
+        sign_in: caller.shown.at(now),
         request_id: request_id.to_owned(),
         idempotency: None,
     };

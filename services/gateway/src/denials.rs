@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
-use nitejar_common::ctx::ActorKind;
+use nitejar_common::ctx::{Actor, ActorKind};
 use nitejar_common::error::{Error, Result};
 use nitejar_common::grpc::client::Upstream;
 use nitejar_common::id::EventId;
@@ -95,6 +95,29 @@ impl Denials {
             (None, Some(_), Some(asked)) => asked.to_owned(),
             _ => String::new(),
         };
+        self.add(&caller.actor, org, rpc, asked, error, request_id);
+    }
+
+    /// Notes that a service refused somebody whom we let through: what it looks at is not known here. It belongs to the
+    /// organization that the request was in, also when an operator asked.
+    pub(crate) fn note_answer(&self, ctx: &RequestCtx, rpc: &str, error: &Error) {
+        let denied = error.code().grpc() == tonic::Code::PermissionDenied;
+        if !denied || ctx.actor.kind == ActorKind::Anonymous {
+            return;
+        }
+        let org = ctx.tenant.as_ref().map(ToString::to_string).unwrap_or_default();
+        self.add(&ctx.actor, org, rpc, None, error, &ctx.request_id);
+    }
+
+    fn add(
+        &self,
+        actor: &Actor,
+        org: String,
+        rpc: &str,
+        asked: Option<&str>,
+        error: &Error,
+        request_id: &str,
+    ) {
         let mut details = HashMap::from([("code".to_owned(), error.code().as_str().to_owned())]);
         if let Some(permission) = error.permission() {
             details.insert("permission".into(), permission.to_owned());
@@ -106,8 +129,8 @@ impl Denials {
             id: EventId::new(&*self.clock).to_string(),
             org_id: org,
             occurred_at: Some(to_proto(self.clock.now())),
-            actor_kind: caller.actor.kind.as_str().to_owned(),
-            actor_id: caller.actor.id.clone(),
+            actor_kind: actor.kind.as_str().to_owned(),
+            actor_id: actor.id.clone(),
             action: "access.denied".into(),
             target_kind: "rpc".into(),
             target_id: rpc.to_owned(),

@@ -21,6 +21,7 @@ mod page_tokens;
 mod problem;
 mod service;
 mod shedding;
+mod slugs;
 mod support;
 pub mod transcode;
 mod upstreams;

@@ -23,7 +23,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor};
 use tracing::Instrument as _;
 
 use crate::address::Peer;
-use crate::admission::{Asked, Told};
+use crate::admission::{Asked, Told, Way};
 use crate::authn::Session;
 use crate::authn::cache::Credentials;
 use crate::denials::Denials;
@@ -36,7 +36,7 @@ use crate::shedding::{Place, Shedding};
 use crate::transcode::routes::{Match, Route, Routes, Source};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
-use crate::{address, admission, body, call, cookies, idempotency, problem, support};
+use crate::{address, admission, body, call, cookies, idempotency, problem, slugs, support};
 
 /// A body that took longer to arrive: who sent it is asked for again.
 const RECHECK: Duration = Duration::from_millis(200);
@@ -149,7 +149,10 @@ async fn serve(
     let peer = head.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
     let address = address::of_caller(peer, &head.headers, &gateway.trusted_proxies);
     let asked = Asked { route: &route, method: &head.method, headers: &head.headers, org, request_id };
-    let mut ctx = admission::admit(gateway, asked, address, told).await?;
+    let mut ctx = match admission::admit(gateway, asked, address, told).await? {
+        Way::In(ctx) => ctx,
+        Way::To(org) => return slugs::redirect(&head.uri, &org, request_id),
+    };
     if let Some(tenant) = &ctx.tenant {
         tracing::Span::current().record("tenant", tenant.as_str());
     }
@@ -185,11 +188,13 @@ async fn serve(
     } else if policy.metered {
         gateway.meter.spend(ctx.tenant()?).await?;
     }
-    if streams {
+    let answer = if streams {
         let check = still_may(gateway, &route, head.headers, org, request_id, told.session.clone());
-        return Box::pin(open_stream(gateway, &route, &ctx, message, check, place)).await;
-    }
-    send(gateway, &route, &ctx, message).await
+        Box::pin(open_stream(gateway, &route, &ctx, message, check, place)).await
+    } else {
+        send(gateway, &route, &ctx, message).await
+    };
+    answer.inspect_err(|error| gateway.denials.note_answer(&ctx, &policy.path, error))
 }
 
 /// Asks again, as often as it is called, whether the request may still go on.

@@ -33,7 +33,8 @@ pub struct Config {
     pub upstreams: Upstreams,
     /// Its database.
     pub database: DatabaseConfig,
-    /// A place to try things out: the sample master key is allowed.
+    /// A place to try things out: the sample master key is allowed, and operators may make keys for people, as whom they could
+    /// then act.
     pub sandbox: bool,
     /// Where people reach the gateway, such as `https://cloud.example.com`: links in mails lead there.
     pub public_url: String,
@@ -54,10 +55,30 @@ pub struct Config {
     pub former_receipt_keys: Vec<String>,
     /// How organizations are deleted.
     pub deletion: DeletionConfig,
+    /// So many organizations one person may own to make another: nobody takes all slugs. 1 to 100,000. Those that they are given by
+    /// others, or that an operator makes for them, are not refused.
+    pub orgs_per_person: u32,
     /// GitHub's API, whose reports of leaked keys are believed; empty: none are.
     pub secret_scanning_url: String,
-    /// Operators: name → SHA-256 of their `njo_…` key, in hex.
+    /// Operators: name → SHA-256 of their `njo_…` key, in hex. One name for each person. While a key is changed, both with a
+    /// comma between them: under a second name its holder would be two operators.
     pub operators: BTreeMap<String, String>,
+}
+
+impl Config {
+    /// SHA-256 of each operator's keys → name; none when one is not of that form, or stands twice.
+    pub(crate) fn operator_keys(&self) -> Option<BTreeMap<[u8; 32], String>> {
+        let mut keys = BTreeMap::new();
+        for (name, hashes) in &self.operators {
+            for hash in hashes.split(',') {
+                let hash = hex::decode(hash.trim()).ok()?.try_into().ok()?;
+                if keys.insert(hash, name.clone()).is_some() {
+                    return None;
+                }
+            }
+        }
+        Some(keys)
+    }
 }
 
 /// The mail server.
@@ -178,6 +199,7 @@ impl Default for Config {
             receipt_key: Secret::default(),
             former_receipt_keys: Vec::new(),
             deletion: DeletionConfig::default(),
+            orgs_per_person: 20,
             secret_scanning_url: "https://api.github.com".into(),
             operators: BTreeMap::new(),
         }
@@ -220,8 +242,11 @@ impl Validate for Config {
         let d = &self.deletion;
         problems.check((1..=365).contains(&d.recovery_days), "deletion.recovery_days", "must be 1 to 365");
         problems.check(d.backup_days <= 3_650, "deletion.backup_days", "must be 0 to 3650");
-        let hashes =
-            self.operators.values().all(|h| h.len() == 64 && h.bytes().all(|b| b.is_ascii_hexdigit()));
+        problems.check(
+            (1..=100_000).contains(&self.orgs_per_person),
+            "orgs_per_person",
+            "must be 1 to 100000",
+        );
         let public = ["http://", "https://"].iter().any(|scheme| self.public_url.starts_with(scheme));
         problems.check(public, "public_url", "must be http://… or https://…");
         let smtp = ["smtp://", "smtps://"].iter().any(|scheme| self.mail.smtp_url.starts_with(scheme));
@@ -236,13 +261,38 @@ impl Validate for Config {
             "session.rotate_seconds",
             "must be 1 to 86400",
         );
-        problems.check(hashes, "operators", "must be name = SHA-256 of the key, 64 hex digits");
+        problems.check(
+            self.operator_keys().is_some(),
+            "operators",
+            "must be name = SHA-256 of the key, 64 hex digits; of several keys with commas; none twice",
+        );
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// While it is changed, an operator has two keys and one name: two names could break the glass for each other.
+    #[test]
+    fn an_operator_has_one_name_whatever_the_number_of_keys() {
+        let (first, second) = ("a1".repeat(32), "b2".repeat(32));
+        let operators = |list: &[(&str, String)]| {
+            let operators = list.iter().map(|(name, hashes)| ((*name).to_owned(), hashes.clone())).collect();
+            Config { operators, ..Config::default() }.operator_keys()
+        };
+        let known = operators(&[("ann", format!("{first}, {second}"))]).unwrap();
+        assert_eq!(known.len(), 2);
+        assert!(known.values().all(|name| name == "ann"));
+        for wrong in [
+            vec![("ann", "a1".repeat(31))],
+            vec![("ann", format!("{first},"))],
+            vec![("ann", format!("{first},{first}"))],
+            vec![("ann", first.clone()), ("bob", first.to_uppercase())],
+        ] {
+            assert_eq!(operators(&wrong), None, "{wrong:?}");
+        }
+    }
 
     #[test]
     fn without_a_real_master_key_nothing_starts_outside_of_a_sandbox() {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use nitejar_common::RequestCtx;
-use nitejar_common::error::{Error, Result};
+use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::client::Upstream;
 use nitejar_common::id::OrgId;
 use nitejar_common::permission::Role;
@@ -17,32 +17,65 @@ use crate::store::members::MemberRow;
 use crate::store::orgs::OrgsRow;
 use crate::store::{org, orgs, users};
 
+/// An organization to create.
+pub(crate) struct NewOrg {
+    /// `user_…`
+    pub(crate) owner: String,
+    pub(crate) slug: String,
+    pub(crate) name: String,
+    /// Empty: none.
+    pub(crate) external_id: String,
+}
+
 impl Service {
-    /// Creates an organization up to its activation, or goes on creating it when the same person asks again.
-    pub(crate) async fn create_org(&self, ctx: &RequestCtx, slug: &str, name: &str) -> Result<OrgsRow> {
-        let user = ctx.require_user()?;
-        settings::check_name(name)?;
-        slug::check(slug)?;
+    /// Creates an organization up to its activation, or goes on creating it when it is asked for again. `most`: refused to an owner
+    /// of so many.
+    pub(crate) async fn create_org(
+        &self,
+        ctx: &RequestCtx,
+        wish: NewOrg,
+        most: Option<i64>,
+    ) -> Result<OrgsRow> {
+        settings::check_name(&wish.name)?;
+        settings::check_external_id(&wish.external_id)?;
+        slug::check(&wish.slug)?;
         let wish = OrgsRow {
             id: OrgId::new(&*self.clock).to_string(),
-            slug: slug.to_owned(),
-            name: name.to_owned(),
-            created_by: user.to_owned(),
+            slug: wish.slug,
+            name: wish.name,
+            external_id: wish.external_id,
+            created_by: wish.owner,
             state: "provisioning".into(),
             created_at: self.clock.now(),
             asked_with: ctx.idempotency.as_ref().map(|i| [i.id, i.request].concat()),
             ..OrgsRow::default()
         };
-        let row = orgs::reserve(&mut *self.db.control_once().await?, &wish).await?;
-        let row = row.ok_or_else(|| slug::is_taken(slug))?;
+        let row = self.reserve(&wish, most).await?.ok_or_else(|| slug::is_taken(&wish.slug))?;
         // A creation that was finished for a caller who did not hear of it: the same request comes again.
         let young = row.created_at > self.clock.now() - nitejar_common::idempotency::KEPT;
         let again = young && wish.asked_with.is_some() && row.asked_with == wish.asked_with;
-        let ours = row.created_by == user && (row.state == "provisioning" || again);
+        let ours = row.created_by == wish.created_by && (row.state == "provisioning" || again);
         if row.id != wish.id && !ours {
             return Err(slug::is_taken(wish.slug.as_str()));
         }
         self.advance_creation(ctx, &row).await?;
+        Ok(row)
+    }
+
+    /// Takes the slug, unless the owner has as many organizations as they may. One after the other: the person is locked.
+    async fn reserve(&self, wish: &OrgsRow, most: Option<i64>) -> Result<Option<OrgsRow>> {
+        let mut tx = self.db.control().await?;
+        users::lock(tx.conn(), &wish.created_by).await?;
+        let owned = orgs::owned(tx.conn(), &wish.created_by).await?;
+        let row = orgs::reserve(tx.conn(), wish).await?;
+        // What there is already, and is asked for once more, is not one more.
+        let new = row.as_ref().is_some_and(|row| row.id == wish.id);
+        if let Some(most) = most.filter(|most| new && owned >= *most) {
+            let detail =
+                format!("You own {owned} organizations; with {most} nobody makes more. Hand one over.");
+            return Err(Error::new(Code::TooManyOrgs, detail));
+        }
+        tx.commit().await?;
         Ok(row)
     }
 
@@ -80,7 +113,13 @@ impl Service {
         let mut tx = self.db.tenant(ctx).await?;
         if org::found(
             tx.conn(),
-            &org::Founding { name: &row.name, owner, data_key: &data_key, master: &self.master.id() },
+            &org::Founding {
+                name: &row.name,
+                external_id: &row.external_id,
+                owner,
+                data_key: &data_key,
+                master: &self.master.id(),
+            },
         )
         .await?
         {

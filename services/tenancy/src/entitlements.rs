@@ -19,13 +19,25 @@ impl Service {
 
     /// Refuses what the plan does not have.
     pub(crate) async fn require_feature(&self, ctx: &RequestCtx, feature: &str) -> Result<()> {
-        let allowed = self.entitlements(ctx).await?;
-        if allowed.features.iter().any(|f| f == feature) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Code::FeatureNotInPlan,
-            format!("The plan {} does not have {feature}. GET /v1/plans tells which do.", allowed.plan),
-        ))
+        has_feature(&self.entitlements(ctx).await?, feature)
     }
+
+    /// Refuses giving any of these custom roles where the plan has none; none at all may be given anywhere.
+    pub(crate) async fn may_have_roles(&self, ctx: &RequestCtx, role_ids: &[String]) -> Result<()> {
+        if role_ids.is_empty() { Ok(()) } else { self.require_feature(ctx, CUSTOM_ROLES).await }
+    }
+}
+
+/// Roles of an organization's own.
+pub(crate) const CUSTOM_ROLES: &str = "custom_roles";
+
+/// Refuses what the plan does not have.
+pub(crate) fn has_feature(allowed: &GetEntitlementsResponse, feature: &str) -> Result<()> {
+    if allowed.features.iter().any(|f| f == feature) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::FeatureNotInPlan,
+        format!("The plan {} does not have {feature}. GET /v1/plans tells which do.", allowed.plan),
+    ))
 }

@@ -111,6 +111,11 @@ pub const SCHEMA: Schema = Schema {
             name: "lives end",
             sql: include_str!("../migrations/control/0015_lives_end.sql"),
         },
+        Migration {
+            version: 16,
+            name: "external ids",
+            sql: include_str!("../migrations/control/0016_external_ids.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -164,6 +169,8 @@ pub(crate) struct Service {
     pub(crate) master: Arc<MasterKeys>,
     /// SHA-256 of each operator's key → name.
     pub(crate) operators: Arc<BTreeMap<[u8; 32], String>>,
+    /// A place to try things out, where operators make keys for people.
+    pub(crate) sandbox: bool,
     /// Keep tenant data too: sprites, billing, and last audit, which hears of the others' end.
     pub(crate) tenants_of: Arc<[Upstream; 3]>,
     /// What gateways must forget.
@@ -174,6 +181,8 @@ pub(crate) struct Service {
     pub(crate) session: SessionTimes,
     /// How organizations are deleted.
     pub(crate) deletion: DeletionTimes,
+    /// So many organizations one person owns at most.
+    pub(crate) orgs_per_person: i64,
     /// Signs receipts.
     pub(crate) receipt_key: Arc<ReceiptKey>,
     /// Its public half first, then former ones: (id, base64).
@@ -213,21 +222,20 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
     let former = config.former_receipt_keys.iter().filter_map(|key| public_key(key));
     let receipt_keys = std::iter::once((receipt_key.id(), receipt_key.public())).chain(former);
     let mailer = Arc::new(Smtp::new(&config.mail)?);
-    let mut operators = BTreeMap::new();
-    for (name, hash) in &config.operators {
-        let hash = hex::decode(hash).ok().and_then(|h| <[u8; 32]>::try_from(h).ok());
-        operators.insert(hash.ok_or_else(|| Error::internal("operators: not a SHA-256"))?, name.clone());
-    }
     let service = Service {
         db: db.clone(),
         clock,
         master: Arc::new(master),
-        operators: Arc::new(operators),
+        operators: Arc::new(
+            config.operator_keys().ok_or_else(|| Error::internal("operators: not a SHA-256"))?,
+        ),
+        sandbox: config.sandbox,
         tenants_of: Arc::new([sprites, billing, audit.clone()]),
         changes: changes::source(),
         public_url: config.public_url.trim_end_matches('/').into(),
         session: config.session.times(),
         deletion: config.deletion.times(),
+        orgs_per_person: config.orgs_per_person.into(),
         receipt_key: Arc::new(receipt_key),
         receipt_keys: receipt_keys.collect(),
         secret_scanning_url: config.secret_scanning_url.trim_end_matches('/').into(),

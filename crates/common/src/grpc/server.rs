@@ -9,11 +9,11 @@ use tonic::body::Body;
 use tracing::Instrument as _;
 
 use super::{REQUEST_ID_HEADER, TOKEN_HEADER, trace};
-use crate::ctx::{ActorKind, RequestCtx, SignIn};
+use crate::ctx::{ActorKind, RequestCtx};
 use crate::error::{Code, Error, Result};
 use crate::idempotency::{self, Idempotency};
 use crate::permission::Role;
-use crate::policy::{MethodPolicy, Scope};
+use crate::policy::{Freshness, MethodPolicy, Scope};
 use crate::token::Verifier;
 
 /// The context that the layer verified.
@@ -71,15 +71,18 @@ pub fn may_call(policy: &MethodPolicy, ctx: &RequestCtx) -> Result<()> {
             Err(Error::new(Code::PermissionDenied, format!("This is for {who} only.")))
         }
     };
-    if policy.fresh_sign_in && ctx.sign_in == SignIn::Old {
-        return Err(Error::new(
-            Code::SignInAgain,
-            "You signed in a while ago. Sign in again, then repeat this.",
-        ));
-    }
+    // After the permission: who may not do it anyway need not sign in for it.
+    let fresh = || match policy.fresh {
+        Freshness::Any => Ok(()),
+        Freshness::Browser => ctx.require_fresh_browser(),
+        Freshness::Person => ctx.require_fresh(),
+    };
     match policy.scope {
         Scope::Public => Ok(()),
-        Scope::User => only(kind == ActorKind::User, "people, not for an organization's keys,"),
+        Scope::User => {
+            only(kind == ActorKind::User, "people, not for an organization's keys,")?;
+            fresh()
+        }
         Scope::Operator => only(kind == ActorKind::Operator, "operators"),
         Scope::Runner => only(kind == ActorKind::Runner && ctx.tenant.is_some(), "runners"),
         Scope::Internal => only(kind == ActorKind::Service, "services"),
@@ -94,6 +97,10 @@ pub fn may_call(policy: &MethodPolicy, ctx: &RequestCtx) -> Result<()> {
             ctx.tenant()?;
             let permission = policy.permission.as_deref();
             ctx.require(permission.ok_or_else(|| Error::internal("a TENANT policy without permission"))?)?;
+            fresh()?;
+            if policy.people_only {
+                ctx.require_user()?;
+            }
             let changes = policy.audit.is_some() && !policy.while_suspended;
             if changes { ctx.org_state.require_active() } else { Ok(()) }
         }
@@ -164,7 +171,7 @@ where
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
-    use crate::ctx::{Actor, OrgState};
+    use crate::ctx::{Actor, OrgState, SignIn};
     use crate::id::OrgId;
 
     fn ctx(kind: ActorKind, role: Option<Role>, tenant: bool) -> RequestCtx {
@@ -175,7 +182,7 @@ mod tests {
             role,
             grants: Vec::new(),
             scopes: None,
-            sign_in: SignIn::Shown,
+            sign_in: SignIn::Fresh,
             request_id: "req_1".into(),
             idempotency: None,
         }
@@ -203,7 +210,8 @@ mod tests {
                             Scope::Tenant => {
                                 let permission = policy.permission.as_deref().unwrap();
                                 let reads = role == Some(Role::Viewer) && policy.audit.is_none();
-                                (matches!(kind, User | ApiKey) || (kind == Operator && reads))
+                                let people = policy.people_only || policy.fresh == Freshness::Person;
+                                (kind == User || (kind == ApiKey && !people) || (kind == Operator && reads))
                                     && tenant
                                     && role.is_some_and(|r| r.allows(permission))
                             }
@@ -225,6 +233,7 @@ mod tests {
             "Keys.RevokeKey",
             "Secrets.DeleteSecret",
             "Domains.DeleteDomain",
+            "Support.ApproveSupportAccess",
             "Support.DenySupportAccess",
             "Support.RevokeSupportAccess",
             "Jobs.CancelJob",
@@ -262,18 +271,38 @@ mod tests {
         assert!(!ctx.may("audit.read"), "they add to a role; without one there is nothing to add to");
     }
 
+    /// A person must have signed in, or made their key, a moment ago; or at least a browser must have signed in.
     #[test]
-    fn what_is_dangerous_needs_a_browser_that_signed_in_a_moment_ago() {
-        let asked: Vec<_> = nitejar_proto::POLICIES.values().filter(|p| p.fresh_sign_in).collect();
-        assert!(asked.len() >= 2);
-        for policy in asked {
-            for (sign_in, good) in [(SignIn::Shown, true), (SignIn::Fresh, true), (SignIn::Old, false)] {
-                let ctx = RequestCtx { sign_in, ..ctx(ActorKind::User, Some(Role::Owner), true) };
+    fn what_is_dangerous_needs_a_sign_in_of_a_moment_ago() {
+        use ActorKind::{ApiKey, User};
+        let mut asked = [0, 0];
+        for policy in nitejar_proto::POLICIES.values() {
+            let (number, good): (usize, [bool; 4]) = match policy.fresh {
+                Freshness::Any => continue,
+                Freshness::Browser => (0, [true, true, false, true]),
+                Freshness::Person => (1, [false, true, false, false]),
+            };
+            asked[number] += 1;
+            let callers =
+                [(SignIn::Shown, User), (SignIn::Fresh, User), (SignIn::Old, User), (SignIn::Shown, ApiKey)];
+            for ((sign_in, kind), good) in callers.into_iter().zip(good) {
+                if kind == ApiKey && policy.scope != Scope::Tenant {
+                    continue;
+                }
+                let ctx = RequestCtx { sign_in, ..ctx(kind, Some(Role::Owner), true) };
                 assert_eq!(
                     may_call(policy, &ctx).map_err(|e| e.code()),
-                    if good { Ok(()) } else { Err(Code::SignInAgain) }
+                    if good { Ok(()) } else { Err(Code::SignInAgain) },
+                    "{} {sign_in:?} {kind:?}",
+                    policy.path
                 );
             }
+            // Who may not do it anyway is not sent to sign in.
+            if policy.scope == Scope::Tenant && policy.permission.as_deref() != Some("org.leave") {
+                let ctx = RequestCtx { sign_in: SignIn::Old, ..ctx(User, Some(Role::Viewer), true) };
+                assert_eq!(may_call(policy, &ctx).unwrap_err().code(), Code::PermissionDenied);
+            }
         }
+        assert!(asked[0] >= 3 && asked[1] >= 7, "{asked:?}");
     }
 }

@@ -151,6 +151,20 @@ async fn nobody_gives_more_than_they_hold() {
         assert_eq!((answer.status, text(&answer.body, "code")), denied, "{method} {path}");
         assert_eq!(answer.body["permission"], "billing.read");
     }
+    // What the service refuses is in the log as what the gateway refuses.
+    let up = json!({ "email": "b@example.com", "role": "owner" });
+    assert_eq!(code(&admin, Method::POST, &org.at("/invitations"), up).await, denied);
+    let in_log = |rpc: &'static str| {
+        let admin_id = admin_id.clone();
+        move |v: &Value| {
+            let of = |e: &Value| text(e, "target_id").ends_with(rpc) && e["actor_id"] == admin_id.as_str();
+            v["events"].as_array().is_some_and(|events| events.iter().any(of))
+        }
+    };
+    let log = org.at("/audit-events?action=access.denied&page_size=100");
+    for rpc in ["Invitations/CreateInvitation", "Roles/CreateRole", "Keys/CreateKey"] {
+        org.owner.until(&log, 20, rpc, in_log(rpc)).await.unwrap();
+    }
     let given = org.at(&format!("/members/{viewer_id}/roles"));
     org.owner.put(&given, &json!({ "role_ids": [bills] })).await.unwrap();
     assert_eq!(
@@ -197,7 +211,12 @@ async fn what_is_dangerous_needs_a_sign_in_of_a_moment_ago() {
     let mut browser = Browser::new(&stack);
     sign_in(&stack, &mut browser, "ada@example.com").await;
     let made = browser.post("/v1/orgs", json!({ "slug": "adas", "name": "Ada's" })).await;
-    let path = format!("/v1/orgs/{}?slug=adas", text(&made.body, "id"));
+    let org = format!("/v1/orgs/{}", text(&made.body, "id"));
+    let (path, keys) = (format!("{org}?slug=adas"), format!("{org}/keys"));
+    let key = browser.post(&keys, json!({ "name": "CI", "role": "viewer" })).await;
+    let rotate = format!("{keys}/{}:rotate", text(&key.body["key"], "id"));
+    let data_key = format!("{org}/secrets:rotateDataKey");
+    let owner = json!({ "email": "bob@example.com", "role": "owner" });
     sqlx::query("UPDATE control.sessions SET created_at = created_at - interval '16 min'")
         .execute(&mut db)
         .await
@@ -207,16 +226,119 @@ async fn what_is_dangerous_needs_a_sign_in_of_a_moment_ago() {
     let other = stack.another_gateway().await.unwrap();
     browser.client = browser.client.at(&other);
     assert_eq!(browser.get("/v1/me").await.status, 200, "the session goes on");
-    for (method, path, body) in
-        [(Method::DELETE, path.as_str(), None), (Method::POST, "/v1/me/keys", Some(json!({ "name": "k" })))]
-    {
+    for (method, path, body) in [
+        (Method::DELETE, path.as_str(), None),
+        (Method::POST, "/v1/me/keys", Some(json!({ "name": "k" }))),
+        (Method::POST, &format!("{org}/invitations"), Some(owner)),
+        // So is what makes something that lasts.
+        (Method::POST, &keys, Some(json!({ "name": "k", "role": "viewer" }))),
+        (Method::POST, &rotate, Some(json!({}))),
+        (Method::POST, &data_key, Some(json!({}))),
+    ] {
         let answer = browser.call(method, path, body.as_ref()).await;
         assert_eq!((answer.status, text(&answer.body, "code")), (403, "sign_in_again".into()), "{path}");
     }
     sign_in(&stack, &mut browser, "ada@example.com").await;
     assert_eq!(browser.post("/v1/me/keys", json!({ "name": "k" })).await.status, 200);
+    assert_eq!(browser.post(&rotate, json!({})).await.status, 200);
     let deleting = browser.call(Method::DELETE, &path, None).await;
     assert_eq!((deleting.status, &deleting.body["state"]), (200, &json!("deleting")), "{}", deleting.body);
+    stack.stop().await.unwrap();
+}
+
+/// Making a person's key needs a fresh sign-in, so it is worth one for as long. An organization's key never is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_as_fresh_as_its_making() {
+    let mut stack = TestStack::start().await.unwrap();
+    let other = stack.another_gateway().await.unwrap();
+    let org = Org::new(&stack, "team").await;
+    let (_, member) = join(&org.operator, &org.owner, &org.id, "member").await;
+    let role = org.role("Exports", &["org.export"]).await;
+    let wish = json!({ "name": "k", "role": "admin", "role_ids": [role] });
+    let key = org.owner.post(&org.at("/keys"), &wish).await.unwrap();
+    let program = org.operator.with_key(&text(&key, "secret"));
+    let exports = org.at("/exports");
+    let refused = program.call(Method::POST, &exports, Some(&json!({}))).await.unwrap();
+    assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()));
+    assert!(text(&refused.body, "detail").starts_with("A person must do this"), "{}", refused.body);
+    for question in ["Exports.CreateExport", "org.leave"] {
+        let why = org.explain(&text(&key["key"], "id"), question).await;
+        assert_eq!(why["allowed"], false, "{why}");
+    }
+    org.owner.post(&exports, &json!({})).await.unwrap();
+
+    let mut db = stack.database("tenancy").await.unwrap();
+    sqlx::query("UPDATE control.credentials SET created_at = created_at - interval '16 min'")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    // A gateway that has not asked before.
+    let owner = org.owner.at(&other);
+    let (members, invitations) = (org.at(&format!("/members/{member}")), org.at("/invitations"));
+    for (method, path, body) in [
+        (Method::POST, &exports, json!({})),
+        (Method::POST, &org.at("/ownership-offer"), json!({ "user_id": member })),
+        (Method::PATCH, &members, json!({ "role": "owner" })),
+        (Method::POST, &invitations, json!({ "email": "a@example.com", "role": "owner" })),
+    ] {
+        let refused = owner.call(method, path, Some(&body)).await.unwrap();
+        assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()), "{path}");
+        assert!(text(&refused.body, "detail").starts_with("This key was made"), "{}", refused.body);
+    }
+    let csv = json!({ "csv": "email,role\nb@example.com,owner\nc@example.com,viewer" });
+    let done = owner.post(&org.at("/invitations:import"), &csv).await.unwrap();
+    let outcomes: Vec<String> =
+        done["rows"].as_array().unwrap().iter().map(|row| text(row, "outcome")).collect();
+    assert_eq!(outcomes, ["sign_in_again", "invited"]);
+    // The rest goes on, and programs go on making keys with keys.
+    owner.patch(&members, &json!({ "role": "admin" })).await.unwrap();
+    for client in [&owner, &program.at(&other)] {
+        client.post(&org.at("/keys"), &json!({ "name": "next", "role": "viewer" })).await.unwrap();
+    }
+    owner.post(&org.at("/secrets:rotateDataKey"), &json!({})).await.unwrap();
+    stack.stop().await.unwrap();
+}
+
+/// A plan without custom roles: they are taken and kept, not given.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_downgrade_custom_roles_are_only_taken() {
+    let stack = TestStack::start().await.unwrap();
+    let org = Org::new(&stack, "team").await;
+    let (_, viewer) = join(&org.operator, &org.owner, &org.id, "viewer").await;
+    let (_, other) = join(&org.operator, &org.owner, &org.id, "viewer").await;
+    let (guest, _) = person(&org.operator, "guest").await.unwrap();
+    let role = org.role("Auditors", &["audit.read"]).await;
+    let of = |user: &str| org.at(&format!("/members/{user}/roles"));
+    let given = json!({ "role_ids": [role] });
+    org.owner.put(&of(&viewer), &given).await.unwrap();
+    let email = text(&guest.get("/v1/me").await.unwrap(), "email");
+    let wish = json!({ "email": email, "role": "viewer", "role_ids": [role] });
+    let invited = org.owner.post(&org.at("/invitations"), &wish).await.unwrap();
+    let subscription = format!("/v1/operator/orgs/{}/subscription", org.id);
+    org.operator.put(&subscription, &json!({ "plan": "free" })).await.unwrap();
+
+    let not_in_plan = (402, "feature_not_in_plan".to_owned());
+    for (method, path, body) in [
+        (Method::PUT, of(&other), given.clone()),
+        (
+            Method::POST,
+            org.at("/invitations"),
+            json!({ "email": "x@example.com", "role": "viewer", "role_ids": [role] }),
+        ),
+        (Method::POST, org.at("/keys"), json!({ "name": "k", "role": "viewer", "role_ids": [role] })),
+    ] {
+        assert_eq!(code(&org.owner, method, &path, body).await, not_in_plan, "{path}");
+    }
+    org.owner.post(&org.at("/keys"), &json!({ "name": "k", "role": "viewer" })).await.unwrap();
+    // Promised before, not given now.
+    let token = json!({ "token": text(&invited, "token") });
+    let joined = guest.post("/v1/invitations:accept", &token).await.unwrap();
+    assert_eq!(joined["member"]["role_ids"], json!([]));
+    // Who has it may keep it; and it can be taken.
+    org.owner.put(&of(&viewer), &given).await.unwrap();
+    let taken = org.owner.put(&of(&viewer), &json!({ "role_ids": [] })).await.unwrap();
+    assert_eq!(taken["role_ids"], json!([]));
+    assert_eq!(code(&org.owner, Method::PUT, &of(&viewer), given).await, not_in_plan);
     stack.stop().await.unwrap();
 }
 

@@ -146,6 +146,7 @@ endpoints! {
     "Orgs.GetPurgeReceipt" => none;
     "Orgs.ListReceiptKeys" => none;
     "OrgLives.GetOrgLife" => none;
+    "OrgLives.CreateOrgForUser" => |_| json!({ "slug": "www", "name": "reserved: never made" });
     "OrgLives.SuspendOrg" => |_| json!({ "reason": "matrix" });
     "OrgLives.ResumeOrg" => empty;
     "OrgLives.SetLegalHold" => |_| json!({ "reason": "matrix" });

@@ -87,6 +87,11 @@ async fn a_suspended_organization_is_read_and_its_work_begins_anew_afterwards() 
         refuses(client, Method::POST, &at("/work-items"), item.clone(), "org_suspended").await;
     }
     refuses(&w.owner, Method::PATCH, &at(""), json!({ "name": "No" }), "org_suspended").await;
+    for (permission, allowed) in [("jobs.run", false), ("jobs.read", true)] {
+        let path = at(&format!("/access:explain?actor_id={}&permission={permission}", w.member_id));
+        let why = w.owner.get(&path).await.unwrap();
+        assert_eq!(why["allowed"], allowed, "{why}");
+    }
     // What lessens access goes on.
     w.owner.delete(&at(&format!("/keys/{}", text(&key["key"], "id")))).await.unwrap();
     // The running job was taken back, uncounted, and its Sprite rests.
@@ -153,8 +158,17 @@ async fn an_old_slug_leads_on_and_nobody_else_gets_it() {
     let renamed = |v: &Value| v["events"].as_array().is_some_and(|l| l.len() == 11);
     let log = format!("/v1/orgs/{org}/audit-events?action=org.renamed");
     owner.until(&log, 10, "eleven events", renamed).await.unwrap();
-    // Notes are bounded, and replaced as a whole.
     let path = format!("/v1/orgs/{org}");
+    for wrong in [
+        json!({ "name": "a\u{61c}b" }),
+        json!({ "name": "a\u{2028}b" }),
+        json!({ "settings": { "billing_email": "a..b@example.com" } }),
+        json!({ "settings": { "billing_email": "a@example.com." } }),
+    ] {
+        assert_eq!(refused(&owner, Method::PATCH, &path, wrong.clone()).await.0, 400, "{wrong}");
+    }
+    owner.patch(&path, &json!({ "settings": { "billing_email": "Bills@example.com" } })).await.unwrap();
+    // Notes are bounded, and replaced as a whole.
     owner.patch(&path, &json!({ "metadata": { "a": "1", "b": "2" }, "external_id": "crm-1" })).await.unwrap();
     let changed = owner.patch(&path, &json!({ "metadata": { "c": "3" } })).await.unwrap();
     assert_eq!((&changed["metadata"], &changed["external_id"]), (&json!({ "c": "3" }), &json!("crm-1")));

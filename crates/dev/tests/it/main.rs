@@ -32,6 +32,7 @@ mod lives;
 mod members;
 mod moves;
 mod openapi;
+mod orgs;
 mod people;
 mod quota;
 mod roles;

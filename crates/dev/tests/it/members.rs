@@ -119,7 +119,7 @@ async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
     let csv = format!(
         "Name;x,EMAIL,Role\r\nAda,ada@example.com,Viewer\r\n\"L, B\",\"bob@example.com\",\r\nMe,{mine},\r\n\
          Asked,asked@example.com,\r\nAda,ADA@example.com,\r\nBoss,boss@example.com,owner\r\n\
-         Odd,odd@example.com,king\r\nNone,,\r\nOver,over@example.com,\r\n"
+         Odd,odd@example.com,king\r\nNone,,\r\nOver,over@example.com,\r\nDots,a..b@example.com,\r\nUmlaut,\u{e4}@example.com,\r\n"
     );
     let done = admin.post(&at("/invitations:import"), &json!({ "csv": csv })).await.unwrap();
     let said: Vec<(i64, String, String)> = done["rows"]
@@ -142,6 +142,8 @@ async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
             row(8, "", "invalid"),
             row(9, "", "invalid"),
             row(10, "member", "no_seat"),
+            row(11, "", "invalid"),
+            row(12, "", "invalid"),
         ],
         "{done}"
     );
@@ -168,6 +170,82 @@ async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
         let list = owner.all(&at(&format!("/members?{query}")), "members").await.unwrap();
         assert_eq!(list.len(), found, "{query}: {list:?}");
     }
+    stack.stop().await.unwrap();
+}
+
+/// The number of an organization's schema.
+async fn schema(db: &mut sqlx::PgConnection, org: &str) -> String {
+    let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
+        .bind(org)
+        .fetch_one(db)
+        .await
+        .unwrap();
+    format!("t_{number}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_too_long_expires_is_seen_and_can_be_sent_again() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let plan = json!({ "plan": "team" });
+    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
+    let (guest, _) = person(&operator, "guest").await.unwrap();
+    let email = text(&guest.get("/v1/me").await.unwrap(), "email");
+    let invite = async |email: &str| {
+        owner.post(&at("/invitations"), &json!({ "email": email, "role": "viewer" })).await.unwrap()
+    };
+    let late = invite(&email).await;
+    let (id, token) = (text(&late["invitation"], "id"), json!({ "token": text(&late, "token") }));
+    invite("waits@example.com").await;
+    let revoked = text(&invite("revoked@example.com").await["invitation"], "id");
+    owner.delete(&at(&format!("/invitations/{revoked}"))).await.unwrap();
+    let (heir, heir_id) = join(&operator, &owner, &org, "viewer").await;
+    let mut db = stack.database("tenancy").await.unwrap();
+    let schema = schema(&mut db, &org).await;
+    let mut pass = async |what: &str| {
+        let sql = format!("UPDATE {schema}.{what}");
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
+    };
+    pass(&format!("invitations SET expires_at = now() - interval '1 second' WHERE id = '{id}'")).await;
+
+    let seen = async |query: &str| -> Vec<(String, String)> {
+        let list = owner.all(&at(&format!("/invitations?page_size=1{query}")), "invitations").await.unwrap();
+        list.iter().map(|i| (text(i, "email"), text(i, "state"))).collect()
+    };
+    let pair = |email: &str, state: &str| (email.to_owned(), state.to_owned());
+    let (expired, waits) = (pair(&email, "expired"), pair("waits@example.com", "pending"));
+    assert_eq!(seen("").await, [expired.clone(), waits.clone()]);
+    assert_eq!(seen("&state=expired").await, [expired]);
+    assert_eq!(seen("&state=pending").await, [waits]);
+    assert_eq!(seen("&state=revoked").await, [pair("revoked@example.com", "revoked")]);
+    assert_eq!(seen("&state=accepted").await.len(), 1);
+    assert!(seen("&state=declined").await.is_empty());
+    assert_eq!(code(&owner, Method::GET, &at("/invitations?state=lost"), Value::Null).await.0, 400);
+    for verb in ["accept", "decline"] {
+        let answer =
+            guest.call(Method::POST, &format!("/v1/invitations:{verb}"), Some(&token)).await.unwrap();
+        assert_eq!((answer.status, text(&answer.body, "code")), (409, "invitation_unusable".into()));
+        assert!(text(&answer.body, "detail").contains("has expired"), "{}", answer.body);
+    }
+    // Sent again it waits again; what was sent before leads nowhere.
+    let again = owner.post(&at(&format!("/invitations/{id}:resend")), &json!({})).await.unwrap();
+    assert_eq!(again["invitation"]["state"], "pending");
+    let accept = "/v1/invitations:accept";
+    assert_eq!(code(&guest, Method::POST, accept, token).await, (404, "not_found".into()));
+    guest.post(accept, &json!({ "token": text(&again, "token") })).await.unwrap();
+    assert_eq!(seen("&state=accepted").await.len(), 2);
+
+    // An offer that was not answered in time is none.
+    let (offer, take) = (at("/ownership-offer"), at("/ownership-offer:accept"));
+    owner.post(&offer, &json!({ "user_id": heir_id })).await.unwrap();
+    pass("ownership_offer SET expires_at = now() - interval '1 second'").await;
+    assert_eq!(code(&heir, Method::POST, &take, json!({})).await, (404, "not_found".into()));
+    assert_eq!(code(&heir, Method::GET, &offer, Value::Null).await, (404, "not_found".into()));
+    owner.post(&offer, &json!({ "user_id": heir_id })).await.unwrap();
+    heir.post(&take, &json!({})).await.unwrap();
     stack.stop().await.unwrap();
 }
 

@@ -29,6 +29,7 @@ const BEYOND_SCHEMAS: &[&str] = &[
     "\"code\":\"seats_limit\"",
     "\"code\":\"feature_not_in_plan\"",
     "must be a permission such as",
+    "must be an e-mail address such as",
     "must be an address or a network",
     "must have a first row that names",
     "must be custom roles of this organization",

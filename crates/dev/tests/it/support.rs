@@ -3,12 +3,13 @@
 use std::time::{Duration, Instant};
 
 use nitejar_dev::client::{Answer, Client, text};
-use nitejar_dev::test_stack::{TestStack, organization, person};
+use nitejar_dev::settings::Tweaks;
+use nitejar_dev::test_stack::{TestStack, organization, person, test_tweaks};
 use reqwest::Method;
 use serde_json::{Value, json};
 use sqlx::Connection as _;
 
-use crate::people::mail;
+use crate::people::{Browser, mail, sign_in};
 use crate::world::join;
 
 fn said(answer: &Answer) -> (u16, String) {
@@ -264,6 +265,9 @@ async fn the_glass_is_broken_by_two_operators_and_the_owners_hear_of_it() {
     let path = format!("/v1/operator/orgs/{}/support-grants/{id}:approve", org.id);
     let alone = call(&operator, Method::POST, &path).await;
     assert_eq!(said(&alone), (403, "permission_denied".into()), "{}", alone.body);
+    let tried = org.events_come("access.denied", 1).await.remove(0);
+    assert_eq!((text(&tried, "actor_id"), text(&tried, "actor_kind")), ("sandbox".into(), "operator".into()));
+    assert!(text(&tried, "target_id").ends_with("Support/ApproveBreakGlass"), "{tried}");
     assert_eq!(call(&operator, Method::GET, &org.at("/agents")).await.status, 404);
     assert_eq!(call(&org.owner, Method::POST, &path).await.status, 403, "it is for operators");
     let done = call(&colleague, Method::POST, &path).await;
@@ -290,6 +294,40 @@ async fn the_glass_is_broken_by_two_operators_and_the_owners_hear_of_it() {
     assert_eq!(call(&operator, Method::GET, &org.at("/agents")).await.status, 404);
     let none = "/v1/operator/orgs/org_01h2xcejqtf2nbrexx3vqjhp41/support-grants";
     assert_eq!(call(&operator, Method::GET, none).await.status, 404);
+    stack.stop().await.unwrap();
+}
+
+/// A suspended customer needs help, too; and nothing but reading comes of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_organization_lets_support_in() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let org = Org::new(&operator).await;
+    let suspend = format!("/v1/operator/orgs/{}:suspend", org.id);
+    operator.post(&suspend, &json!({ "reason": "unpaid" })).await.unwrap();
+    let id = ask(&operator, &org.id, false).await;
+    let approved = org.owner.post(&org.grant(&id, "approve"), &json!({})).await.unwrap();
+    assert_eq!(approved["state"], "approved");
+    assert_eq!(call(&operator, Method::GET, &org.at("/jobs")).await.status, 200);
+    stack.stop().await.unwrap();
+}
+
+/// Outside of a sandbox an operator can't get a key with which they would be an owner.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_makes_no_keys_for_people() {
+    let stack = TestStack::start_with(Tweaks { sandbox: false, ..test_tweaks() }).await.unwrap();
+    let operator = stack.operator().unwrap();
+    let ada = json!({ "email": "ada@example.com", "name": "Ada" });
+    let ada = text(&operator.post("/v1/operator/users", &ada).await.unwrap(), "id");
+    let path = format!("/v1/operator/users/{ada}/keys");
+    let refused = operator.call(Method::POST, &path, Some(&json!({ "name": "k" }))).await.unwrap();
+    assert_eq!(said(&refused), (403, "permission_denied".into()));
+    assert!(text(&refused.body, "detail").contains("in a sandbox only"), "{}", refused.body);
+    // Ada makes her own.
+    let mut browser = Browser::new(&stack);
+    sign_in(&stack, &mut browser, "ada@example.com").await;
+    let made = browser.post("/v1/me/keys", json!({ "name": "k" })).await;
+    assert_eq!((made.status, &made.body["key"]["created_by"]), (200, &json!(ada)), "{}", made.body);
     stack.stop().await.unwrap();
 }
 

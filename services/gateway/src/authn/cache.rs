@@ -206,13 +206,14 @@ mod tests {
     use nitejar_common::permission::Role;
 
     use super::*;
+    use crate::authn::Shown;
 
     fn ada() -> Arc<Caller> {
         let actor = Actor { kind: ActorKind::User, id: "user_ada".into(), name: "Ada".into() };
         Arc::new(Caller {
             org_state: nitejar_common::ctx::OrgState::Active,
             grants: Vec::new(),
-            signed_in_at: None,
+            shown: Shown::Never,
             networks: Vec::new(),
             a_minute: None,
             actor,
@@ -222,6 +223,7 @@ mod tests {
             rotate: false,
             session: None,
             grant: None,
+            leads_to: None,
         })
     }
 

@@ -10,8 +10,9 @@ use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderValue, header};
 use ipnet::IpNet;
 use nitejar_common::RequestCtx;
-use nitejar_common::ctx::{Actor, ActorKind, OrgState};
+use nitejar_common::ctx::{Actor, ActorKind, OrgState, SignIn};
 use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::id::OrgId;
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::permission::Role;
 use nitejar_common::time::from_proto;
@@ -39,8 +40,8 @@ pub(crate) struct Caller {
     pub(crate) grants: Vec<String>,
     /// Narrows both.
     pub(crate) scopes: Option<Vec<String>>,
-    /// Of a browser: when it signed in.
-    pub(crate) signed_in_at: Option<DateTime<Utc>>,
+    /// When they showed that they are a person. How fresh that is, is to be asked with each request.
+    pub(crate) shown: Shown,
     /// Where it may be used from; empty: anywhere.
     pub(crate) networks: Vec<IpNet>,
     /// Its own limit.
@@ -53,6 +54,30 @@ pub(crate) struct Caller {
     pub(crate) session: Option<Session>,
     /// The support grant that gives an operator the role.
     pub(crate) grant: Option<Arc<str>>,
+    /// Where the slug leads that was asked for, if they have a role there.
+    pub(crate) leads_to: Option<OrgId>,
+}
+
+/// When somebody showed that they are a person.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Shown {
+    /// Never: an organization's key, a token of ours.
+    Never,
+    /// A browser that signed in then.
+    Browser(DateTime<Utc>),
+    /// A person's key that was made then.
+    Key(DateTime<Utc>),
+}
+
+impl Shown {
+    /// What that is worth now.
+    pub(crate) fn at(self, now: DateTime<Utc>) -> SignIn {
+        match self {
+            Self::Never => SignIn::Shown,
+            Self::Browser(at) => SignIn::of_browser(at, now),
+            Self::Key(at) => SignIn::of_key(at, now),
+        }
+    }
 }
 
 /// Of a session, what stays while its secret is replaced.
@@ -71,7 +96,7 @@ pub(crate) fn anonymous() -> Arc<Caller> {
         role: None,
         org_state: OrgState::Active,
         grants: Vec::new(),
-        signed_in_at: None,
+        shown: Shown::Never,
         networks: Vec::new(),
         a_minute: None,
         scopes: None,
@@ -79,6 +104,7 @@ pub(crate) fn anonymous() -> Arc<Caller> {
         rotate: false,
         session: None,
         grant: None,
+        leads_to: None,
     })
 }
 
@@ -122,6 +148,8 @@ pub(crate) struct Question<'a> {
     pub(crate) token: &'a str,
     /// Empty: in none.
     pub(crate) org: &'a str,
+    /// What stands there instead: a slug. Empty: none.
+    pub(crate) slug: &'a str,
     pub(crate) asker: Asker<'a>,
 }
 
@@ -142,6 +170,7 @@ pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result
         _ => key::sha256(question.token),
     };
     if question.kind != KeyKind::Runner
+        && question.slug.is_empty()
         && let Some(caller) = gateway.credentials.get(&hash, question.org)
     {
         return Ok(caller);
@@ -163,7 +192,7 @@ fn is_invalid(error: &Error) -> bool {
 }
 
 async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Result<Arc<Caller>> {
-    let Question { request_id, kind, org, .. } = question;
+    let Question { request_id, kind, org, slug, .. } = question;
     let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
     let (services, kept) = (&gateway.services, &gateway.credentials);
     if kind == KeyKind::Runner {
@@ -179,7 +208,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             role: None,
             org_state: OrgState::Active,
             grants: Vec::new(),
-            signed_in_at: None,
+            shown: Shown::Never,
             networks: Vec::new(),
             a_minute: None,
             scopes: None,
@@ -187,6 +216,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             rotate: false,
             session: None,
             grant: None,
+            leads_to: None,
         }));
     }
     let asked = kept.ask();
@@ -199,6 +229,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         org_id: org.to_owned(),
         session: kind == KeyKind::Session,
         session_id,
+        slug: slug.to_owned(),
     };
     let found = call::repeated(|| {
         let request = services.tenancy.request_within(&me, message.clone(), DEADLINE);
@@ -224,6 +255,8 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         "" => Some(OrgState::Active),
         name => OrgState::parse(name),
     };
+    let signed_in = found.signed_in_at.as_ref().and_then(from_proto).map(Shown::Browser);
+    let made = found.made_at.as_ref().and_then(from_proto).map(Shown::Key);
     let networks: Result<Vec<IpNet>, _> = found.networks.iter().map(|n| n.parse()).collect();
     let networks = networks.map_err(|_| Error::internal("tenancy names a network that is none"))?;
     let caller = Arc::new(Caller {
@@ -232,7 +265,7 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
         role: org_state.and(Role::parse(&found.role)),
         org_state: org_state.unwrap_or_default(),
         grants: found.grants,
-        signed_in_at: found.signed_in_at.as_ref().and_then(from_proto),
+        shown: signed_in.or(made.filter(|_| actor_kind == ActorKind::User)).unwrap_or(Shown::Never),
         networks,
         a_minute: Some(u64::from(found.requests_per_minute)).filter(|n| *n > 0),
         scopes: found.scoped.then_some(found.scopes),
@@ -243,13 +276,17 @@ async fn ask(gateway: &Gateway, question: Question<'_>, hash: [u8; 32]) -> Resul
             lasting: gateway.lasting.of(&found.lasting).into(),
         }),
         grant: Some(found.support_grant_id).filter(|id| !id.is_empty()).map(Arc::from),
+        leads_to: found.slug_org_id.parse().ok(),
     });
     // An operator's role is a grant's, or none: without its name nothing could be recorded.
     if actor_kind == ActorKind::Operator && caller.role.is_some() != caller.grant.is_some() {
         return Err(Error::internal("tenancy names a role of an operator's without its grant"));
     }
     let expires_at = found.expires_at.as_ref().and_then(from_proto);
-    kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
+    // An answer about a slug is not kept: a rename tells nobody.
+    if slug.is_empty() {
+        kept.keep(asked, (hash, org.to_owned()), &found.key_id, &caller, expires_at);
+    }
     Ok(if found.rotate { Arc::new(Caller { rotate: true, ..Caller::clone(&caller) }) } else { caller })
 }
 
@@ -273,4 +310,23 @@ pub(crate) async fn rotate(gateway: &Gateway, request_id: &str, token: &str) -> 
 
 fn same_for_all(error: Error) -> Error {
     if is_invalid(&error) { invalid() } else { error }
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::Duration;
+    use nitejar_common::clock::{Clock as _, SystemClock};
+
+    use super::*;
+
+    /// What is kept of a credential is a time: it gets old while it is kept.
+    #[test]
+    fn what_is_fresh_is_asked_with_each_request() {
+        let then = SystemClock.now();
+        for (shown, later) in [(Shown::Browser(then), SignIn::Old), (Shown::Key(then), SignIn::Shown)] {
+            assert_eq!(shown.at(then + Duration::minutes(14)), SignIn::Fresh);
+            assert_eq!(shown.at(then + Duration::minutes(15)), later);
+        }
+        assert_eq!(Shown::Never.at(then), SignIn::Shown);
+    }
 }

@@ -15,6 +15,7 @@ use nitejar_common::RequestCtx;
 use nitejar_common::clock::SharedClock;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::client::Upstream;
+use nitejar_common::id::OrgId;
 use nitejar_common::network::network;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 use nitejar_proto::tenancy::v1::{RateCount, ShareRatesRequest};
@@ -119,12 +120,12 @@ impl Limits {
         &self,
         credential: &str,
         own: Option<u64>,
-        ctx: &RequestCtx,
+        tenant: Option<&OrgId>,
         left: &mut Option<Left>,
     ) -> Result<()> {
         let most = own.map_or(self.limits.key, |own| own.min(self.limits.key));
         let key = (subject("key", credential.as_bytes()), most, "key");
-        let org = ctx.tenant.as_ref().map(|org| subject("org", org.as_str().as_bytes()));
+        let org = tenant.map(|org| subject("org", org.as_str().as_bytes()));
         let org = org.map(|org| (org, self.limits.org, "organization"));
         let now = self.clock.now();
         for (subject, limit, what) in std::iter::once(key).chain(org) {
@@ -222,23 +223,22 @@ pub(crate) fn tell(headers: &mut HeaderMap, left: Left) {
 #[cfg(test)]
 mod tests {
     use nitejar_common::clock::{SystemClock, system};
-    use nitejar_common::id::OrgId;
 
     use super::*;
 
     #[test]
     fn each_subject_has_its_own_limit() {
         let limits = Limits::new(RateLimits { key: 3, org: 4, address: 2 }, system());
-        let ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
-        let count = |key: &str, ctx: &RequestCtx| {
-            (0..9).filter(|_| limits.take_known(key, None, ctx, &mut None).is_ok()).count()
+        let org = OrgId::new(&SystemClock);
+        let count = |key: &str, org: &OrgId| {
+            (0..9).filter(|_| limits.take_known(key, None, Some(org), &mut None).is_ok()).count()
         };
-        assert_eq!(count("one", &ctx), 3);
-        assert_eq!(count("two", &ctx), 1, "the organization's are used up");
-        let other = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
+        assert_eq!(count("one", &org), 3);
+        assert_eq!(count("two", &org), 1, "the organization's are used up");
+        let other = OrgId::new(&SystemClock);
         assert_eq!(count("three", &other), 3);
         let own = |most| {
-            (0..9).filter(|_| limits.take_known("four", Some(most), &other, &mut None).is_ok()).count()
+            (0..9).filter(|_| limits.take_known("four", Some(most), Some(&other), &mut None).is_ok()).count()
         };
         assert_eq!(
             (own(1), own(9)),

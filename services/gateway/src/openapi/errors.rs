@@ -22,7 +22,10 @@ fn advice(code: Code) -> &'static str {
         Code::InvalidSignature => "Sign with the secret that the integration was given.",
         Code::PermissionDenied => "Ask an admin for a role or key with the permission in `permission`.",
         Code::AddressNotAllowed => "Use the key from a network that it allows, or change `allowed_networks`.",
-        Code::SignInAgain => "Sign in once more in this browser, then repeat it within 15 minutes.",
+        Code::SignInAgain => {
+            "Sign in once more in this browser, or make a new personal key, then repeat it within 15 minutes. An organization's key \
+             can't do it."
+        }
         Code::FeatureNotInPlan => "Change to a plan that has it; GET /v1/plans tells which.",
         Code::SeatsLimit => "Remove a member, or change to a larger plan.",
         Code::OrgSuspended => {
@@ -34,6 +37,7 @@ fn advice(code: Code) -> &'static str {
         Code::MethodNotAllowed => "Use a method that the `Allow` header names.",
         Code::AlreadyExists => "Choose another name, or use what is there.",
         Code::Conflict => "Read it again; `detail` says which state it is in.",
+        Code::TooManyOrgs => "Hand one over, or delete one; or ask us for more.",
         Code::LastOwner => "Make somebody else an owner first.",
         Code::InvitationUnusable => "Ask for a new invitation.",
         Code::SignInLinkUnusable => "Ask for a new link, in the browser that will open it.",

@@ -49,11 +49,14 @@ pub(super) fn body(rpc: &str) -> Option<Value> {
         "Users.CreateUserKey" | "Users.CreateMyKey" => json!({"name": "laptop"}),
         "Sessions.StartSignIn" => json!({"email": "grace@example.com"}),
         "Sessions.FinishSignIn" => json!({"token": "njl_Qm9vdHN0cmFwIHRoZSBzeXN0ZW0sIHRoZW4gcmVzdC4f3a91c"}),
-        "Orgs.CreateOrg" => json!({"slug": "acme", "name": "Acme"}),
+        "Orgs.CreateOrg" => json!({"slug": "acme", "name": "Acme", "external_id": "crm-17"}),
         "Orgs.UpdateOrg" => json!({
             "name": "Acme Works", "settings": {"timezone": "Europe/Berlin"}, "metadata": {"tier": "gold"}, "external_id": "crm-17",
         }),
         "Orgs.RenameOrg" => json!({"slug": "acme-works"}),
+        "OrgLives.CreateOrgForUser" => {
+            json!({"slug": "acme-labs", "name": "Acme Labs", "external_id": "crm-18"})
+        }
         "OrgLives.SuspendOrg" => json!({"reason": "Three invoices are overdue."}),
         "OrgLives.SetLegalHold" => json!({"reason": "Case 2026-114"}),
         "Roles.CreateRole" => json!({

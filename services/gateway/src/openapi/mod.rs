@@ -15,7 +15,7 @@ use axum::response::Response;
 use http::{HeaderValue, header};
 use nitejar_common::error::Code;
 use nitejar_common::id::RequestId;
-use nitejar_proto::policy::Scope;
+use nitejar_proto::policy::{Freshness, Scope};
 use prost_reflect::FieldDescriptor;
 use serde_json::{Map, Value, json};
 
@@ -54,7 +54,10 @@ pub fn document() -> Value {
             "title": "Nitejar Cloud",
             "version": "v1",
             "description": "The hosted, multi-tenant Nitejar. Names are snake_case; absent objects and optionals are left out, \
-                defaults are written; 64-bit numbers beyond 2^53-1 are strings; unknown fields and parameters are refused.",
+                defaults are written; 64-bit numbers beyond 2^53-1 are strings; unknown fields and parameters are refused. \
+                Where a path begins with `/v1/orgs/{org_id}`, a slug that one of the caller's organizations has, or had before it \
+                was renamed, is answered with 307 and the same path with the organization's id in `Location`; nothing else is done, \
+                and nothing is metered.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "servers": [{"url": "/"}],
@@ -286,7 +289,9 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
     if joins || (policy.scope == Scope::Tenant && policy.audit.is_some() && !policy.while_suspended) {
         codes.extend([Code::OrgSuspended, Code::OrgDeleting]);
     }
-    if policy.fresh_sign_in {
+    // Also who makes somebody an owner.
+    let owners = ["UpdateMember", "CreateInvitation", "ResendInvitation"].contains(&policy.method.as_str());
+    if policy.fresh != Freshness::Any || owners {
         codes.push(Code::SignInAgain);
     }
     match (policy.service.rsplit('.').next().unwrap_or_default(), policy.method.as_str()) {
@@ -294,9 +299,13 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         (_, "FinishSignIn") => codes.push(Code::SignInLinkUnusable),
         (_, "AcceptInvitation") => codes.extend([Code::InvitationUnusable, Code::SeatsLimit]),
         (_, "DeclineInvitation") => codes.push(Code::InvitationUnusable),
-        (_, "CreateInvitation" | "JoinOrg") => codes.push(Code::SeatsLimit),
+        (_, "CreateInvitation") => codes.extend([Code::SeatsLimit, Code::FeatureNotInPlan]),
+        (_, "JoinOrg") => codes.push(Code::SeatsLimit),
+        (_, "CreateOrg") => codes.push(Code::TooManyOrgs),
         (_, "VerifyDomain") => codes.extend([Code::DomainRecordMissing, Code::DomainLookupFailed]),
-        (_, "CreateRole" | "UpdateRole") => codes.push(Code::FeatureNotInPlan),
+        (_, "CreateRole" | "UpdateRole" | "SetMemberRoles" | "CreateKey") => {
+            codes.push(Code::FeatureNotInPlan)
+        }
         (_, "DeleteMe" | "AcceptOwnership") => codes.push(Code::LastOwner),
         (_, "FinishGithubInstall") => codes.push(Code::InstallationBound),
         (_, "CreateAgent") => codes.push(Code::AgentsLimit),

@@ -160,4 +160,47 @@ mod tests {
         }
         assert!(seen > 5);
     }
+
+    /// Names look everywhere like what they are: the proto files' patterns and `nitejar_common::text` are one list.
+    #[test]
+    fn patterns_of_names_refuse_what_hides() {
+        let mut names = std::collections::BTreeMap::new();
+        for message in nitejar_proto::POOL.all_messages() {
+            for field in message.fields() {
+                let pattern = field_rules(&field).pattern;
+                if pattern.contains("\\u200b") {
+                    names.entry(pattern).or_insert_with(Vec::new).push(field.full_name().to_owned());
+                }
+            }
+        }
+        assert!(names.values().map(Vec::len).sum::<usize>() >= 12, "{names:?}");
+        for (pattern, fields) in names {
+            for c in (0..0x3000).chain(0xf000..0x1_0400).filter_map(char::from_u32) {
+                let good = matches_whole(&pattern, &format!("a{c}b"));
+                assert_eq!(good, !nitejar_common::text::hides(c), "{c:?} in {fields:?}");
+            }
+        }
+    }
+
+    /// An address is one everywhere, or nowhere.
+    #[test]
+    fn there_is_one_pattern_of_addresses() {
+        let mut patterns = std::collections::BTreeSet::new();
+        for message in nitejar_proto::POOL.all_messages() {
+            let asked = message.name().ends_with("Request") || message.name() == "OrgSettings";
+            for field in message.fields().filter(|field| asked && field.name().ends_with("email")) {
+                let pattern = field_rules(&field).pattern;
+                // What may be absent may be empty.
+                let whole = pattern.strip_prefix("(?:").and_then(|p| p.strip_suffix(")?")).map(str::to_owned);
+                patterns.insert(whole.unwrap_or(pattern));
+            }
+        }
+        assert_eq!(patterns.len(), 1, "{patterns:?}");
+        let pattern = patterns.first().unwrap();
+        let tried = "a . - _ ä @ b.c @b.de a@b a@b. a@.b a@b.c a.b@c.d a..b@c.de .a@b.de a.@b.de a@b..c a@-b.de a@b-.de a@b-c.de \
+                     o'n+x@1.2.3 a@b@c.d a@b_c.de ä@b.de a@ä.de a!#$%&'*+/=?^_`{|}~-b@x.yz a@b.de,c@d.de <a@b.de> a@[1.2.3.4]";
+        for text in tried.split(' ').chain(["", "a b@c.de", "a@b.de\n"]) {
+            assert_eq!(matches_whole(pattern, text), nitejar_common::text::is_address(text), "{text:?}");
+        }
+    }
 }

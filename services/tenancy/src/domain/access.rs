@@ -2,7 +2,7 @@
 
 use nitejar_common::error::{Error, Result};
 use nitejar_common::permission::{self, Role};
-use nitejar_common::policy::Scope;
+use nitejar_common::policy::{Freshness, MethodPolicy, Scope};
 
 /// What is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub struct Question {
     pub permission: &'static str,
     /// It is about something that waits while the organization is suspended.
     pub changes: bool,
+    /// It is about something that an organization's key never does.
+    pub people_only: bool,
+    /// It is about something that a person does only after a sign-in of a moment ago.
+    pub fresh: bool,
 }
 
 /// What an actor holds.
@@ -37,17 +41,32 @@ pub struct Verdict {
     pub narrowed: bool,
 }
 
+impl Question {
+    /// What holds of every RPC that it is about.
+    fn of(permission: &'static str, about: impl Fn(&MethodPolicy) -> bool) -> Self {
+        let tenants = nitejar_proto::POLICIES.values().filter(|p| p.scope == Scope::Tenant);
+        let about: Vec<&MethodPolicy> = tenants.filter(|p| about(p)).collect();
+        let all = |holds: fn(&MethodPolicy) -> bool| !about.is_empty() && about.iter().all(|p| holds(p));
+        Self {
+            permission,
+            changes: all(|p| p.audit.is_some() && !p.while_suspended),
+            people_only: all(|p| p.people_only || p.fresh == Freshness::Person),
+            fresh: all(|p| p.fresh == Freshness::Person),
+        }
+    }
+}
+
 /// A permission, or the one that an RPC needs.
 pub fn question(name: &str) -> Result<Question> {
     if let Some((permission, _)) = permission::CATALOGUE.iter().find(|(p, _)| *p == name) {
-        return Ok(Question { permission, changes: false });
+        return Ok(Question::of(permission, |p| p.permission.as_deref() == Some(name)));
     }
     let short = |path: &str| path.rsplit('.').next().is_some_and(|tail| tail.replace('/', ".") == name);
     let policy = nitejar_proto::POLICIES.values().find(|p| p.scope == Scope::Tenant && short(&p.path));
-    let found = policy.and_then(|p| {
-        let wanted = p.permission.as_deref()?;
+    let found = policy.and_then(|policy| {
+        let wanted = policy.permission.as_deref()?;
         let (permission, _) = permission::CATALOGUE.iter().find(|(p, _)| *p == wanted)?;
-        Some(Question { permission, changes: p.audit.is_some() && !p.while_suspended })
+        Some(Question::of(permission, |p| p.path == policy.path))
     });
     found.ok_or_else(|| {
         Error::invalid(
@@ -58,7 +77,7 @@ pub fn question(name: &str) -> Result<Question> {
 }
 
 /// Decides as the gateway does.
-pub fn explain(question: &Question, held: Option<&Held>, org_state: &str) -> Verdict {
+pub fn explain(question: &Question, held: Option<&Held>, is_key: bool, org_state: &str) -> Verdict {
     let wanted = question.permission;
     let no = |reason: String, granted_by: Vec<String>, narrowed: bool| Verdict {
         allowed: false,
@@ -97,6 +116,13 @@ pub fn explain(question: &Question, held: Option<&Held>, org_state: &str) -> Ver
     if !held.scopes.is_empty() && !held.scopes.iter().any(|s| s == wanted) {
         return no(format!("The key's scopes leave {wanted} out."), granted_by, true);
     }
+    if question.people_only && is_key {
+        return no(
+            format!("The key holds {wanted}, but this is for people: an organization's key can't do it."),
+            granted_by,
+            false,
+        );
+    }
     if question.changes && org_state != "active" {
         return no(
             format!("They hold {wanted}, but the organization is {org_state}: changes wait."),
@@ -104,9 +130,10 @@ pub fn explain(question: &Question, held: Option<&Held>, org_state: &str) -> Ver
             false,
         );
     }
+    let fresh = if question.fresh { " It needs a sign-in of the last 15 minutes." } else { "" };
     Verdict {
         allowed: true,
-        reason: format!("It is given by {}.", names.join(" and ")),
+        reason: format!("It is given by {}.{fresh}", names.join(" and ")),
         granted_by,
         narrowed: false,
     }
@@ -116,15 +143,37 @@ pub fn explain(question: &Question, held: Option<&Held>, org_state: &str) -> Ver
 mod tests {
     use super::*;
     use nitejar_common::clock::SystemClock;
+    use nitejar_common::ctx::SignIn;
     use nitejar_common::grpc::server::may_call;
     use nitejar_common::id::OrgId;
     use nitejar_common::{ActorKind, OrgState, RequestCtx};
 
+    fn texts(list: &[&str]) -> Vec<String> {
+        list.iter().map(|s| (*s).to_owned()).collect()
+    }
+
+    fn held(role: Role, custom: &[&str], scopes: &[&str]) -> Held {
+        let custom = vec![("role_1".into(), "Custom".into(), texts(custom))];
+        Held { role: Some(role), custom, scopes: texts(scopes) }
+    }
+
+    /// What the gate does with a person who signed in a moment ago, or with a key.
+    fn gate(policy: &MethodPolicy, held: &Held, is_key: bool, state: OrgState) -> bool {
+        let mut ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
+        ctx.actor.kind = if is_key { ActorKind::ApiKey } else { ActorKind::User };
+        ctx.sign_in = if is_key { SignIn::Shown } else { SignIn::Fresh };
+        (ctx.role, ctx.org_state, ctx.grants) = (held.role, state, held.custom[0].2.clone());
+        ctx.scopes = Some(held.scopes.clone()).filter(|s| !s.is_empty());
+        may_call(policy, &ctx).is_ok()
+    }
+
+    const STATES: [(OrgState, &str); 2] = [(OrgState::Active, "active"), (OrgState::Suspended, "suspended")];
+
     /// Whatever is asked, the answer is what the gate would do.
     #[test]
     fn the_explanation_is_what_happens() {
-        let customs = [vec![], vec!["audit.read"], vec!["billing.read", "jobs.run"]];
-        let scopes = [vec![], vec!["jobs.read"], vec!["jobs.run", "audit.read"]];
+        let customs = [&[][..], &["audit.read"], &["billing.read", "jobs.run"]];
+        let scopes = [&[][..], &["jobs.read"], &["jobs.run", "audit.read"]];
         let mut asked = 0;
         for policy in nitejar_proto::POLICIES.values().filter(|p| p.scope == Scope::Tenant) {
             let short = policy.path.rsplit('.').next().unwrap().replace('/', ".");
@@ -132,31 +181,42 @@ mod tests {
             assert_eq!(Some(question.permission), policy.permission.as_deref());
             for role in Role::ALL {
                 for (custom, scope) in customs.iter().flat_map(|c| scopes.iter().map(move |s| (c, s))) {
-                    for (state, name) in [(OrgState::Active, "active"), (OrgState::Suspended, "suspended")] {
-                        let texts = |list: &[&str]| list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>();
-                        let mut ctx =
-                            RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
-                        ctx.actor.kind = ActorKind::ApiKey;
-                        (ctx.role, ctx.org_state, ctx.grants) = (Some(role), state, texts(custom));
-                        ctx.scopes = Some(texts(scope)).filter(|s| !s.is_empty());
-                        let held = Held {
-                            role: Some(role),
-                            custom: vec![("role_1".into(), "Custom".into(), texts(custom))],
-                            scopes: texts(scope),
-                        };
-                        let verdict = explain(&question, Some(&held), name);
-                        assert_eq!(
-                            verdict.allowed,
-                            may_call(policy, &ctx).is_ok(),
-                            "{short} {role:?} {verdict:?}"
-                        );
+                    let held = held(role, custom, scope);
+                    for ((state, name), is_key) in STATES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+                        let verdict = explain(&question, Some(&held), is_key, name);
+                        let happens = gate(policy, &held, is_key, state);
+                        assert_eq!(verdict.allowed, happens, "{short} {role:?} {is_key} {verdict:?}");
                         asked += 1;
                     }
                 }
             }
         }
-        assert!(asked > 1000);
-        assert!(!explain(&question("jobs.run").unwrap(), None, "active").allowed);
+        assert!(asked > 2000);
+        assert!(!explain(&question("jobs.run").unwrap(), None, false, "active").allowed);
         assert!(question("Nothing.Such").is_err() && question("no.such").is_err());
+    }
+
+    /// Of a bare permission it is yes where something can be done with it.
+    #[test]
+    fn a_permission_is_good_where_an_rpc_takes_it() {
+        for (permission, _) in permission::CATALOGUE {
+            let question = question(permission).unwrap();
+            for ((state, name), is_key) in STATES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
+                let held = held(Role::Owner, &[], &[]);
+                let verdict = explain(&question, Some(&held), is_key, name);
+                let mut rpcs = nitejar_proto::POLICIES
+                    .values()
+                    .filter(|p| p.scope == Scope::Tenant && p.permission.as_deref() == Some(permission));
+                let happens = rpcs.any(|policy| gate(policy, &held, is_key, state));
+                assert_eq!(verdict.allowed, happens, "{permission} {is_key} {name} {verdict:?}");
+            }
+        }
+        let owner = held(Role::Owner, &[], &[]);
+        let said = |permission: &str, is_key, state| {
+            explain(&question(permission).unwrap(), Some(&owner), is_key, state).allowed
+        };
+        assert!(said("jobs.run", true, "active") && !said("jobs.run", true, "suspended"));
+        assert!(said("jobs.read", true, "suspended") && said("org.delete", false, "suspended"));
+        assert!(!said("org.leave", true, "active"), "a key is no member");
     }
 }

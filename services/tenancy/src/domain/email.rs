@@ -1,21 +1,14 @@
 //! E-mail addresses.
 
 use nitejar_common::error::{Error, Result};
+use nitejar_common::text::is_address;
 
 /// The form in which addresses are compared and kept: lower case, no space around.
 pub fn normalized(text: &str, pointer: &str) -> Result<String> {
-    let email = text.trim().to_lowercase();
-    let plain = !email.chars().any(|c| c.is_whitespace() || c.is_control());
-    let parts = email.split_once('@').filter(|(user, host)| {
-        !user.is_empty()
-            && user.len() <= 64
-            && !host.contains('@')
-            && host.contains('.')
-            && !host.starts_with('.')
-            && !host.ends_with('.')
-    });
-    if plain && email.len() <= 254 && parts.is_some() {
-        Ok(email)
+    let email = text.trim();
+    // Before it is lower-cased: signs that look like ASCII must not become it.
+    if is_address(email) {
+        Ok(email.to_ascii_lowercase())
     } else {
         Err(Error::invalid(pointer, "must be an e-mail address such as ada@example.com"))
     }
@@ -33,7 +26,7 @@ mod tests {
     #[test]
     fn addresses() {
         assert_eq!(normalized(" Ada@Example.COM ", "/email").unwrap(), "ada@example.com");
-        for wrong in ["", "a", "a@", "@b.c", "a@b", "a@b.", "a@.b", "a@b@c.d", "a b@c.d", "a\u{7}@b.c"] {
+        for wrong in ["", "a@b", "a@b@c.d", "a..b@c.de", "\u{212a}@b.de"] {
             assert!(normalized(wrong, "/email").is_err(), "{wrong:?}");
         }
     }

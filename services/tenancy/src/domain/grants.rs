@@ -19,6 +19,12 @@ pub fn may_give(ctx: &RequestCtx, role: Role) -> Result<()> {
     }
 }
 
+/// The same, and an owner is made only by a person who showed a moment ago who they are.
+pub fn may_give_now(ctx: &RequestCtx, role: Role) -> Result<()> {
+    may_give(ctx, role)?;
+    if role == Role::Owner { ctx.require_fresh() } else { Ok(()) }
+}
+
 /// Who gives, takes or changes permissions holds them all.
 pub fn hold_all(ctx: &RequestCtx, permissions: &[String]) -> Result<()> {
     match permissions.iter().find(|p| !ctx.may(p)) {
@@ -60,7 +66,9 @@ pub fn key_scopes(ctx: &RequestCtx, role: Role, added: &[String], scopes: &[Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nitejar_common::ActorKind;
     use nitejar_common::clock::SystemClock;
+    use nitejar_common::ctx::SignIn;
 
     fn ctx(role: Role, scopes: Option<&[&str]>) -> RequestCtx {
         let mut ctx = RequestCtx::service("x", &SystemClock);
@@ -83,6 +91,18 @@ mod tests {
         assert!(may_take(&ctx(Role::Viewer, None), Role::Admin).is_err(), "a custom role is no fixed one");
         assert!(may_take(&narrow, Role::Viewer).is_err());
         assert!(may_take(&ctx(Role::Owner, None), Role::Owner).is_ok());
+    }
+
+    #[test]
+    fn an_owner_is_made_by_a_person_of_a_moment_ago() {
+        let mut owner = ctx(Role::Owner, None);
+        owner.actor.kind = ActorKind::User;
+        let code = |ctx: &RequestCtx, role| may_give_now(ctx, role).map_err(|e| e.code());
+        assert_eq!(code(&owner, Role::Owner), Err(Code::SignInAgain));
+        assert_eq!(code(&owner, Role::Admin), Ok(()));
+        assert_eq!(code(&ctx(Role::Admin, None), Role::Owner), Err(Code::PermissionDenied));
+        owner.sign_in = SignIn::Fresh;
+        assert_eq!(code(&owner, Role::Owner), Ok(()));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use nitejar_common::error::{Error, Result};
+use nitejar_common::text::hides;
 use serde::{Deserialize, Serialize};
 
 use super::email;
@@ -68,9 +69,7 @@ impl Editable {
     fn check(&mut self) -> Result<()> {
         check_name(&self.name)?;
         check_metadata(&self.metadata)?;
-        if self.external_id.len() > 100 || !self.external_id.bytes().all(|b| b.is_ascii_graphic()) {
-            return Err(Error::invalid("/external_id", "must be up to 100 visible ASCII characters"));
-        }
+        check_external_id(&self.external_id)?;
         if self.settings.timezone.is_empty() {
             self.settings.timezone = "UTC".into();
         }
@@ -93,6 +92,14 @@ impl Editable {
     }
 }
 
+/// Up to 100 visible ASCII characters.
+pub fn check_external_id(id: &str) -> Result<()> {
+    if id.len() > 100 || !id.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(Error::invalid("/external_id", "must be up to 100 visible ASCII characters"));
+    }
+    Ok(())
+}
+
 /// At most 50 notes: plain names, texts of up to 500 characters.
 fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"_.-".contains(&b);
@@ -107,16 +114,10 @@ fn check_metadata(metadata: &BTreeMap<String, String>) -> Result<()> {
     Ok(())
 }
 
-/// Whether a character hides, or turns text around.
-fn tricky(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
-}
-
 /// A text for people to read: 1 to 500 visible characters.
 pub fn check_text(text: String, pointer: &str) -> Result<String> {
     let length = text.trim().chars().count();
-    let broken = |c: char| tricky(c) && c != '\n';
+    let broken = |c: char| hides(c) && c != '\n';
     if length == 0 || text.chars().count() > 500 || text.chars().any(broken) {
         return Err(Error::invalid(pointer, "must be 1 to 500 visible characters"));
     }
@@ -131,7 +132,7 @@ pub fn check_optional_text(text: &str, pointer: &str) -> Result<()> {
 /// 1 to 100 characters, none that hides or turns text around.
 pub fn check_name(name: &str) -> Result<()> {
     let length = name.trim().chars().count();
-    if length == 0 || name.chars().count() > 100 || name.chars().any(tricky) {
+    if length == 0 || name.chars().count() > 100 || name.chars().any(hides) {
         return Err(Error::invalid("/name", "must be 1 to 100 visible characters"));
     }
     Ok(())
@@ -180,10 +181,11 @@ mod tests {
         }
         assert!(check_metadata(&(0..51).map(|i| (format!("k{i}"), String::new())).collect()).is_err());
         assert!(apply(&["slug"]).is_err());
-        assert!(
-            check_name("ab\u{202e}cd").is_err()
-                && check_name(" ").is_err()
-                && check_name("Ünïcode ok").is_ok()
-        );
+        for wrong in [" ", "ab\u{202e}cd", "ab\u{61c}cd", "ab\u{2028}cd", "ab\u{2029}cd", "ab\ncd"] {
+            assert!(check_name(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(check_name("Ünïcode ok").is_ok());
+        assert!(check_text("two\nlines".into(), "/reason").is_ok());
+        assert!(check_text("two\u{2028}lines".into(), "/reason").is_err());
     }
 }

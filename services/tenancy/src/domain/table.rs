@@ -84,7 +84,7 @@ mod tests {
     fn each_row_is_judged_by_itself() {
         let table = "\u{feff}Name,Email,Role\r\n\"Ada, L.\",ADA@example.com,Admin\r\n\
                      Eve,not an address,\r\nBob,bob@example.com,\r\nBob,BOB@example.com,viewer\r\nX,x@example.com,boss\r\n\
-                     short\r\n";
+                     short\r\nDots,a..b@example.com,\r\nEnd,a@example.com.,\r\nUmlaut,\u{e4}@example.com,\r\n";
         let rows = read(table, Role::Member).unwrap();
         let said: Vec<_> =
             rows.iter().map(|r| (r.line, r.wish.clone().map_err(|(outcome, _)| outcome))).collect();
@@ -97,6 +97,9 @@ mod tests {
                 (5, Err("repeated")),
                 (6, Err("invalid")),
                 (7, Err("invalid")),
+                (8, Err("invalid")),
+                (9, Err("invalid")),
+                (10, Err("invalid")),
             ]
         );
         for broken in ["", "name\nada@example.com", "ada@example.com\n"] {

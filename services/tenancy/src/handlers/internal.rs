@@ -19,7 +19,7 @@ use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
 use crate::store::sessions::Named;
-use crate::store::{org, rates, secrets, sessions, support};
+use crate::store::{org, orgs, rates, secrets, sessions, support};
 
 #[tonic::async_trait]
 impl TenancyInternal for Service {
@@ -28,33 +28,17 @@ impl TenancyInternal for Service {
         request: Request<pb::ResolveCredentialRequest>,
     ) -> Result<Response<pb::ResolveCredentialResponse>, Status> {
         only(&ctx(&request)?.actor.id, "gateway")?;
-        let r = request.into_inner();
-        let session = match r.session_id.as_str() {
-            "" => r.session.then_some(Named::Secret(&r.key_sha256)),
-            id => Some(Named::Id(id)),
-        };
-        if let Some(session) = session {
-            return Ok(Response::new(self.resolve_session(session, &r.org_id).await?));
+        let mut r = request.into_inner();
+        let by_slug = !r.slug.is_empty();
+        if by_slug {
+            // A slug of nobody's is asked about in the same way, with no organization.
+            let found = orgs::id_of_slug(&mut *self.db.control_once().await?, &r.slug).await;
+            r.org_id = found.map_err(Error::from)?.unwrap_or_default();
         }
-        // All of them are compared, whichever matches.
-        let mut operator = None;
-        for (hash, name) in self.operators.iter() {
-            if bool::from(hash.as_slice().ct_eq(&r.key_sha256)) {
-                operator = Some(name.clone());
-            }
-        }
-        let now = self.clock.now();
-        if let Some(name) = operator {
-            return Ok(Response::new(self.resolve_operator(name, &r.org_id, now).await?));
-        }
-        let found = credentials::resolve(&mut *self.db.control_once().await?, &r.key_sha256, &r.org_id, now)
-            .await
-            .map_err(Error::from)?;
-        let row = found.ok_or_else(|| Error::new(Code::InvalidCredential, "This key is not valid."))?;
-        if row.last_used_at.is_none_or(|at| now - at > chrono::Duration::minutes(1)) {
-            self.note_use(row.key_id.clone());
-        }
-        Ok(Response::new(answer(row, &r.org_id)))
+        let (org, found) = (r.org_id.clone(), self.resolve(r).await?);
+        let leads = by_slug && !found.role.is_empty();
+        let slug_org_id = if leads { org } else { String::new() };
+        Ok(Response::new(pb::ResolveCredentialResponse { slug_org_id, ..found }))
     }
 
     async fn rotate_session(
@@ -165,6 +149,35 @@ impl TenancyInternal for Service {
 }
 
 impl Service {
+    /// Who is behind a credential, and what they are in `org_id`.
+    async fn resolve(&self, r: pb::ResolveCredentialRequest) -> Result<pb::ResolveCredentialResponse> {
+        let session = match r.session_id.as_str() {
+            "" => r.session.then_some(Named::Secret(&r.key_sha256)),
+            id => Some(Named::Id(id)),
+        };
+        if let Some(session) = session {
+            return self.resolve_session(session, &r.org_id).await;
+        }
+        // All of them are compared, whichever matches.
+        let mut operator = None;
+        for (hash, name) in self.operators.iter() {
+            if bool::from(hash.as_slice().ct_eq(&r.key_sha256)) {
+                operator = Some(name.clone());
+            }
+        }
+        let now = self.clock.now();
+        if let Some(name) = operator {
+            return self.resolve_operator(name, &r.org_id, now).await;
+        }
+        let found =
+            credentials::resolve(&mut *self.db.control_once().await?, &r.key_sha256, &r.org_id, now).await?;
+        let row = found.ok_or_else(|| Error::new(Code::InvalidCredential, "This key is not valid."))?;
+        if row.last_used_at.is_none_or(|at| now - at > chrono::Duration::minutes(1)) {
+            self.note_use(row.key_id.clone());
+        }
+        Ok(answer(row, &r.org_id))
+    }
+
     /// An operator is nobody in an organization, unless a support grant lets them read there.
     async fn resolve_operator(
         &self,
@@ -235,6 +248,7 @@ fn answer(row: CredentialRow, asked: &str) -> pb::ResolveCredentialResponse {
             answer.actor_kind = "user".into();
             answer.actor_id = user;
             answer.actor_name = row.user_name.unwrap_or_default();
+            answer.made_at = Some(to_proto(row.created_at));
             if row.org_state.is_some() {
                 answer.role = row.member_role.unwrap_or_default();
                 answer.grants = row.member_grants.unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Invitations.
 
+use chrono::{DateTime, Utc};
 use nitejar_common::OrgState;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
@@ -14,6 +15,7 @@ use tonic::{Request, Response, Status};
 use super::members;
 use crate::Service;
 use crate::domain::{email, grants, table};
+use crate::entitlements::{CUSTOM_ROLES, has_feature};
 use crate::inviting::{self, LIFETIME, MOST_SENT, Seats};
 use crate::store::invitations::{self, InvitationRow};
 use crate::store::members::{self as rows, MemberRow};
@@ -28,9 +30,13 @@ impl Invitations for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let role = members::parse_role(&r.role)?;
-        grants::may_give(&ctx, role)?;
+        grants::may_give_now(&ctx, role)?;
         let email = email::normalized(&r.email, "/email")?;
-        let limit = self.entitlements(&ctx).await?.seats_limit;
+        let allowed = self.entitlements(&ctx).await?;
+        let limit = allowed.seats_limit;
+        if !r.role_ids.is_empty() {
+            has_feature(&allowed, CUSTOM_ROLES)?;
+        }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
         let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
@@ -52,8 +58,8 @@ impl Invitations for Service {
         seats.take()?;
         let custom = custom.into_iter().map(|c| c.id).collect();
         let (row, token) = self.invite(&mut tx, &ctx, email, role, custom).await?;
-        let token = token.expose().to_owned();
-        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row)), token }).await
+        let (token, now) = (token.expose().to_owned(), self.clock.now());
+        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row, now)), token }).await
     }
 
     async fn list_invitations(
@@ -64,12 +70,16 @@ impl Invitations for Service {
         let r = request.into_inner();
         let size = page::size(r.page_size, 50, 100);
         let after = page::after(&r.page_token)?;
+        let states = match r.state.as_str() {
+            "" => vec!["pending", "expired"],
+            state => vec![state],
+        };
+        let now = self.clock.now();
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let rows =
-            invitations::pending(tx.conn(), self.clock.now(), &after, size + 1).await.map_err(Error::from)?;
+        let rows = invitations::list(tx.conn(), &states, now, &after, size + 1).await.map_err(Error::from)?;
         tx.commit().await?;
         let (rows, next_page_token) = page::cut(rows, size, |i| i.id.clone());
-        let invitations = rows.into_iter().map(to_pb).collect();
+        let invitations = rows.into_iter().map(|row| to_pb(row, now)).collect();
         Ok(Response::new(pb::ListInvitationsResponse { invitations, next_page_token }))
     }
 
@@ -114,7 +124,7 @@ impl Invitations for Service {
         control.commit().await?;
         let ctx = ctx.for_tenant(org.parse().map_err(Error::from)?);
         // Whether it matters is known later; but nothing is asked of others within a transaction.
-        let seats_limit = self.entitlements(&ctx).await.map(|allowed| allowed.seats_limit);
+        let allowed = self.entitlements(&ctx).await;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let row =
@@ -124,16 +134,12 @@ impl Invitations for Service {
             return Err(unknown().into());
         }
         life.require_active()?;
-        let limit = seats_limit?;
+        let allowed = allowed?;
+        let limit = allowed.seats_limit;
         let now = self.clock.now();
         let again = row.state == "accepted" && row.accepted_by.as_deref() == Some(&user.id);
-        let usable = row.state == "pending" && row.expires_at > now;
-        if !again && !usable {
-            return Err(Error::new(
-                Code::InvitationUnusable,
-                "It was revoked, used or has expired. Ask for a new one.",
-            )
-            .into());
+        if !again && row.state_at(now) != "pending" {
+            return Err(unusable(row.state_at(now)).into());
         }
         let member = MemberRow {
             user_id: user.id,
@@ -154,8 +160,10 @@ impl Invitations for Service {
             invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id))
                 .await
                 .map_err(Error::from)?;
-            // As far as they still exist.
-            let custom = roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)?;
+            // As far as they still exist, and the plan still has any.
+            let promised =
+                if has_feature(&allowed, CUSTOM_ROLES).is_ok() { row.role_ids } else { Vec::new() };
+            let custom = roles::lock(tx.conn(), &promised).await.map_err(Error::from)?;
             let ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
             roles::set_of_member(tx.conn(), &member.user_id, &ids).await.map_err(Error::from)?;
             let details = [("role", row.role)];
@@ -189,12 +197,17 @@ impl Invitations for Service {
             return Err(Error::new(Code::Conflict, detail).into());
         }
         // Nobody revives by it what they could not give.
-        grants::may_give(&ctx, members::parse_role(&row.role)?)?;
+        grants::may_give_now(&ctx, members::parse_role(&row.role)?)?;
         for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
             grants::hold_all(&ctx, &custom.permissions)?;
         }
-        if row.expires_at <= now {
-            seats.take()?; // Its own was free again.
+        if row.state_at(now) == "expired" {
+            // Somebody who joined by another way since is not asked once more; and its own seat was free again.
+            let known = rows::with_emails(tx.conn(), std::slice::from_ref(&row.email)).await;
+            if !known.map_err(Error::from)?.is_empty() {
+                return Err(inviting::is_member().into());
+            }
+            seats.take()?;
         }
         let token = key::generate(KeyKind::Invitation);
         row.expires_at = now + LIFETIME;
@@ -206,7 +219,7 @@ impl Invitations for Service {
         let target = ("invitation", id.as_str());
         nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.resent", target, &details).await?;
         let token = token.expose().to_owned();
-        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row)), token }).await
+        tx.answer(pb::CreateInvitationResponse { invitation: Some(to_pb(row, now)), token }).await
     }
 
     async fn import_invitations(
@@ -245,8 +258,9 @@ impl Invitations for Service {
                         Err(("already_invited", said(inviting::is_invited())))
                     } else if often.contains(&email) {
                         Err(("invited_too_often", said(inviting::is_mailed_often())))
-                    } else if let Err(error) = grants::may_give(&ctx, role) {
-                        Err(("not_permitted", said(error)))
+                    } else if let Err(error) = grants::may_give_now(&ctx, role) {
+                        let again = error.code() == Code::SignInAgain;
+                        Err((if again { "sign_in_again" } else { "not_permitted" }, said(error)))
                     } else if let Err(error) = seats.take() {
                         Err(("no_seat", said(error)))
                     } else {
@@ -288,26 +302,33 @@ impl Invitations for Service {
         let mut tx = self.db.tenant(&ctx).await?;
         let row = invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?;
         let row = row.filter(|row| row.email == user.email).ok_or_else(unknown)?;
-        if row.state == "pending" {
+        let state = row.state_at(self.clock.now());
+        if state == "pending" {
             invitations::end(tx.conn(), &row.id, "declined", None).await.map_err(Error::from)?;
             rows::depart(tx.conn(), &user.id, &user.email, false).await.map_err(Error::from)?;
             let target = ("invitation", row.id.as_str());
             nitejar_db::audit::push(tx.conn(), &ctx, &*self.clock, "invitation.declined", target, &[])
                 .await?;
-        } else if row.state != "declined" {
-            return Err(Error::new(Code::InvitationUnusable, format!("It was {} already.", row.state)).into());
+        } else if state != "declined" {
+            return Err(unusable(state).into());
         }
         tx.answer(pb::DeclineInvitationResponse {}).await
     }
 }
 
-fn to_pb(row: InvitationRow) -> pb::Invitation {
+/// It can't be answered any more.
+fn unusable(state: &str) -> Error {
+    let how = if state == "expired" { "has expired".to_owned() } else { format!("was {state} already") };
+    Error::new(Code::InvitationUnusable, format!("This invitation {how}. Ask for a new one."))
+}
+
+fn to_pb(row: InvitationRow, now: DateTime<Utc>) -> pb::Invitation {
     pb::Invitation {
+        state: row.state_at(now).to_owned(),
         id: row.id,
         email: row.email,
         role: row.role,
         role_ids: row.role_ids,
-        state: row.state,
         expires_at: Some(to_proto(row.expires_at)),
         created_at: Some(to_proto(row.created_at)),
     }

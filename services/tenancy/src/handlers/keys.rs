@@ -42,6 +42,7 @@ impl Keys for Service {
         r.scopes.sort();
         r.scopes.dedup();
         let now = self.clock.now();
+        self.may_have_roles(&ctx, &r.role_ids).await?;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;

@@ -51,7 +51,7 @@ impl Members for Service {
         let role = parse_role(&r.role)?;
         let mut tx = self.db.tenant(&ctx).await?;
         let mut row = ending_membership(&mut tx, &ctx, &r.user_id, role == Role::Owner).await?;
-        grants::may_give(&ctx, role)?;
+        grants::may_give_now(&ctx, role)?;
         if row.role != role.as_str() {
             let details = [("from", row.role.clone()), ("to", role.as_str().to_owned())];
             members::set_role(tx.conn(), &row.user_id, role.as_str()).await.map_err(Error::from)?;

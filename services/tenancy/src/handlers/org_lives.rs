@@ -11,6 +11,7 @@ use nitejar_proto::tenancy::v1::org_lives_server::OrgLives;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
+use crate::creation::NewOrg;
 use crate::domain::life::State;
 use crate::domain::settings::check_text;
 use crate::store::orgs::{self, OrgsRow};
@@ -25,6 +26,20 @@ impl OrgLives for Service {
         let row = orgs::get(&mut *self.db.control_once().await?, id).await.map_err(Error::from)?;
         let row = row.ok_or_else(|| Error::not_found(format!("organization {id}")))?;
         Ok(Response::new(to_pb(row)?))
+    }
+
+    async fn create_org_for_user(
+        &self,
+        request: Request<pb::CreateOrgForUserRequest>,
+    ) -> Result<Response<pb::OrgLife>, Status> {
+        let ctx = ctx(&request)?;
+        let r = request.into_inner();
+        let owner = self.user(&r.user_id).await?.id;
+        let wish = NewOrg { owner, slug: r.slug, name: r.name, external_id: r.external_id };
+        let row = self.create_org(&ctx, wish, None).await?;
+        let mut tx = self.db.control().await?;
+        orgs::activate(tx.conn(), &row.id).await.map_err(Error::from)?;
+        tx.answer(&ctx, to_pb(OrgsRow { state: "active".into(), ..row })?).await
     }
 
     async fn suspend_org(

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status};
 
 use super::org_lives::{deletion, suspension};
 use crate::Service;
+use crate::creation::NewOrg;
 use crate::domain::settings::{Editable, Settings};
 use crate::domain::slug;
 use crate::mail::{self, Mail};
@@ -29,7 +30,9 @@ impl Orgs for Service {
     async fn create_org(&self, request: Request<pb::CreateOrgRequest>) -> Result<Response<pb::Org>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
-        let row = Service::create_org(self, &ctx, &r.slug, &r.name).await?;
+        let owner = ctx.require_user()?.to_owned();
+        let wish = NewOrg { owner, slug: r.slug, name: r.name, external_id: r.external_id };
+        let row = Service::create_org(self, &ctx, wish, Some(self.orgs_per_person)).await?;
         let mut tx = self.db.control().await?;
         orgs::activate(tx.conn(), &row.id).await.map_err(Error::from)?;
         let row = OrgsRow { state: "active".into(), ..row };
@@ -38,7 +41,7 @@ impl Orgs for Service {
             name: row.name.clone(),
             settings: Json(Settings::default()),
             metadata: Json(BTreeMap::new()),
-            external_id: String::new(),
+            external_id: row.external_id.clone(),
             version: 1,
         };
         tx.answer(&ctx, to_pb(row, made, Some(Role::Owner))).await
@@ -60,7 +63,11 @@ impl Orgs for Service {
         for (id, role) in rows {
             let mut ctx = ctx.clone().for_tenant(id.parse().map_err(Error::from)?);
             ctx.role = Role::parse(&role);
-            list.push(self.read(&ctx).await?);
+            let org = self.read(&ctx).await?;
+            // It stands in the organization's own schema: each is read, whether it is the one or not.
+            if r.external_id.is_empty() || org.external_id == r.external_id {
+                list.push(org);
+            }
         }
         Ok(Response::new(pb::ListOrgsResponse { orgs: list, next_page_token }))
     }

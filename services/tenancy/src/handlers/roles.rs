@@ -18,6 +18,7 @@ use crate::Service;
 use crate::domain::access::{self, Held};
 use crate::domain::grants;
 use crate::domain::settings::{check_name, check_optional_text};
+use crate::entitlements::CUSTOM_ROLES;
 use crate::store::roles::{self, RoleRow};
 use crate::store::{keys, members as member_rows, orgs};
 
@@ -41,7 +42,7 @@ impl Roles for Service {
             created_at: self.clock.now(),
         };
         check(&ctx, &row)?;
-        self.require_feature(&ctx, "custom_roles").await?;
+        self.require_feature(&ctx, CUSTOM_ROLES).await?;
         let mut tx = self.db.tenant(&ctx).await?;
         if roles::count(tx.conn()).await.map_err(Error::from)? >= MOST {
             let detail =
@@ -90,7 +91,7 @@ impl Roles for Service {
         let mask = r.update_mask.map(|m| m.paths).unwrap_or_default();
         // Asked before, for nothing is asked of others within a transaction; whether it matters is seen there.
         let in_plan = match mask.iter().any(|path| path == "permissions") {
-            true => self.require_feature(&ctx, "custom_roles").await,
+            true => self.require_feature(&ctx, CUSTOM_ROLES).await,
             false => Ok(()),
         };
         let mut tx = self.db.tenant(&ctx).await?;
@@ -159,6 +160,8 @@ impl Roles for Service {
     ) -> Result<Response<pb::SetMemberRolesResponse>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
+        // Asked before, for nothing is asked of others within a transaction. Who keeps what they have, or has less, needs no plan.
+        let in_plan = self.may_have_roles(&ctx, &r.role_ids).await;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let member = member_rows::lock(tx.conn(), &r.user_id).await.map_err(Error::from)?;
@@ -169,6 +172,9 @@ impl Roles for Service {
         let taken = had.iter().filter(|had| !wished.iter().any(|w| w.id == had.id));
         for role in taken {
             grants::hold_all(&ctx, &role.permissions)?;
+        }
+        if wished.iter().any(|wished| !had.iter().any(|had| had.id == wished.id)) {
+            in_plan?;
         }
         let ids = |list: &[RoleRow]| list.iter().map(|r| r.id.clone()).collect::<Vec<_>>();
         let (from, to) = (ids(&had), ids(&wished));
@@ -214,7 +220,8 @@ impl Roles for Service {
             custom: custom.into_iter().map(|c| (c.id, c.name, c.permissions)).collect(),
             scopes,
         });
-        let verdict = access::explain(&question, held.as_ref(), &org_state);
+        let is_key = r.actor_id.starts_with("key_");
+        let verdict = access::explain(&question, held.as_ref(), is_key, &org_state);
         Ok(Response::new(pb::ExplainAccessResponse {
             allowed: verdict.allowed,
             reason: verdict.reason,

@@ -36,6 +36,8 @@ pub struct CredentialRow {
     pub networks: Vec<String>,
     /// Its own limit.
     pub requests_per_minute: Option<i32>,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
 }
 
 /// The credential with that hash, unless it is revoked or expired.
@@ -49,7 +51,7 @@ pub async fn resolve(
         "SELECT c.key_id, c.name, c.user_id, u.name AS user_name, c.org_id, c.role, c.grants, c.scopes, m.role AS member_role, \
          m.grants AS member_grants, \
          (SELECT o.state FROM control.orgs o WHERE o.id = $2 AND o.state IN ('active', 'suspended', 'deleting')) AS org_state, \
-         c.expires_at, c.last_used_at, c.networks, c.requests_per_minute \
+         c.expires_at, c.last_used_at, c.networks, c.requests_per_minute, c.created_at \
          FROM control.credentials c \
          LEFT JOIN control.users u ON u.id = c.user_id \
          LEFT JOIN control.memberships m ON m.user_id = c.user_id AND m.org_id = $2 \

@@ -14,7 +14,7 @@ pub struct InvitationRow {
     pub role: String,
     /// Custom roles it gives beside that.
     pub role_ids: Vec<String>,
-    /// `pending`, `accepted` or `revoked`.
+    /// `pending`, `accepted`, `declined` or `revoked`. See [`InvitationRow::state_at`].
     pub state: String,
     /// Who accepted it.
     pub accepted_by: Option<String>,
@@ -24,6 +24,16 @@ pub struct InvitationRow {
     pub created_at: DateTime<Utc>,
     /// How often its mail was written.
     pub sent: i32,
+}
+
+impl InvitationRow {
+    /// What it is by now.
+    pub fn state_at(&self, now: DateTime<Utc>) -> &str {
+        match self.state.as_str() {
+            "pending" if self.expires_at <= now => "expired",
+            state => state,
+        }
+    }
 }
 
 /// Adds one.
@@ -83,15 +93,21 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Invi
     sqlx::query_as("SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations WHERE id = $1 FOR UPDATE").bind(id).fetch_optional(conn).await
 }
 
-/// Pending ones after an id.
-pub async fn pending(
+/// Those in these states after an id. One that waits longer than it may is expired.
+pub async fn list(
     conn: &mut PgConnection,
+    states: &[&str],
     now: DateTime<Utc>,
     after: &str,
     limit: i64,
 ) -> sqlx::Result<Vec<InvitationRow>> {
-    sqlx::query_as("SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations WHERE state = 'pending' AND expires_at > $1 AND id > $2 ORDER BY id LIMIT $3")
+    sqlx::query_as(
+        "SELECT id, email, role, role_ids, state, accepted_by, expires_at, created_at, sent FROM invitations \
+         WHERE CASE WHEN state = 'pending' AND expires_at <= $1 THEN 'expired' ELSE state END = ANY ($2) AND id > $3 \
+         ORDER BY id LIMIT $4",
+    )
     .bind(now)
+    .bind(states)
     .bind(after)
     .bind(limit)
     .fetch_all(conn)

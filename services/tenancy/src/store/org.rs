@@ -38,6 +38,8 @@ pub async fn is_timezone(conn: &mut PgConnection, name: &str) -> sqlx::Result<bo
 pub struct Founding<'a> {
     /// Display name.
     pub name: &'a str,
+    /// Its id in a system of the owner's; empty: none.
+    pub external_id: &'a str,
     /// The first member.
     pub owner: &'a MemberRow,
     /// The first data key, wrapped.
@@ -50,7 +52,7 @@ pub struct Founding<'a> {
 /// waits for each round trip, and for the first look at each table of its schema.
 pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bool> {
     let made = sqlx::query(
-        "WITH made AS (INSERT INTO org (name, settings, version) VALUES ($1, $2, 1) ON CONFLICT DO NOTHING RETURNING 1), \
+        "WITH made AS (INSERT INTO org (name, settings, external_id, version) VALUES ($1, $2, $10, 1) ON CONFLICT DO NOTHING RETURNING 1), \
          owner AS (INSERT INTO members (user_id, email, name, role, joined_at) SELECT $3, $4, $5, $6, $7 FROM made \
                    RETURNING user_id, role), \
          data_key AS (INSERT INTO data_keys (version, wrapped, created_at) SELECT 1, $8, $7 FROM made) \
@@ -65,6 +67,7 @@ pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bo
     .bind(f.owner.joined_at)
     .bind(f.data_key)
     .bind(f.master)
+    .bind(f.external_id)
     .execute(conn)
     .await?;
     Ok(made.rows_affected() == 1)

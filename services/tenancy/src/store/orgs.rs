@@ -14,6 +14,8 @@ pub struct OrgsRow {
     pub slug: String,
     /// Name as created.
     pub name: String,
+    /// Its id in a system of the owner's, as created.
+    pub external_id: String,
     /// The first owner.
     pub created_by: String,
     /// See [`crate::domain::life::State`].
@@ -53,7 +55,7 @@ pub struct Owner {
     pub email: String,
 }
 
-const COLUMNS: &str = "id, slug, name, created_by, state, created_at, asked_with, suspended_at, suspended_because, \
+const COLUMNS: &str = "id, slug, name, external_id, created_by, state, created_at, asked_with, suspended_at, suspended_because, \
      deletion_requested_at, deletion_requested_by, purge_after, held_at, held_by, held_because, purge_owners, state_version";
 
 fn select(rest: &str) -> AssertSqlSafe<String> {
@@ -66,8 +68,8 @@ pub async fn reserve(conn: &mut PgConnection, org: &OrgsRow) -> sqlx::Result<Opt
         "WITH creator AS (SELECT FROM users WHERE id = $4 AND deleted_at IS NULL FOR SHARE), \
             took AS (INSERT INTO slugs AS s (slug, org_id) SELECT $2, $1 FROM creator ON CONFLICT (slug) \
             DO UPDATE SET org_id = excluded.org_id, held_until = NULL WHERE s.held_until <= $5 RETURNING slug) \
-         INSERT INTO orgs (id, slug, name, created_by, state, created_at, asked_with) \
-         SELECT $1, slug, $3, $4, 'provisioning', $5, $6 FROM took",
+         INSERT INTO orgs (id, slug, name, created_by, state, created_at, asked_with, external_id) \
+         SELECT $1, slug, $3, $4, 'provisioning', $5, $6, $7 FROM took",
     )
     .bind(&org.id)
     .bind(&org.slug)
@@ -75,6 +77,7 @@ pub async fn reserve(conn: &mut PgConnection, org: &OrgsRow) -> sqlx::Result<Opt
     .bind(&org.created_by)
     .bind(org.created_at)
     .bind(&org.asked_with)
+    .bind(&org.external_id)
     .execute(&mut *conn)
     .await?;
     if made.rows_affected() == 1 {
@@ -128,6 +131,17 @@ pub async fn by_slug(
     .await
 }
 
+/// The organization that a slug leads to, now or once, while there is one for anybody.
+pub async fn id_of_slug(conn: &mut PgConnection, slug: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT o.id FROM slugs s JOIN orgs o ON o.id = s.org_id \
+         WHERE s.slug = $1 AND o.state IN ('active', 'suspended', 'deleting')",
+    )
+    .bind(slug)
+    .fetch_optional(conn)
+    .await
+}
+
 /// One organization.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<OrgsRow>> {
     sqlx::query_as(select("WHERE id = $1")).bind(id).fetch_optional(conn).await
@@ -177,6 +191,18 @@ pub async fn creating(conn: &mut PgConnection, user: &str) -> sqlx::Result<bool>
         .bind(user)
         .fetch_one(conn)
         .await
+}
+
+/// How many organizations a locked person owns, with those that are being created: none is begun meanwhile.
+pub async fn owned(conn: &mut PgConnection, user: &str) -> sqlx::Result<i64> {
+    sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM memberships m JOIN orgs o ON o.id = m.org_id WHERE m.user_id = $1 AND m.role = 'owner' \
+            AND o.state IN ('active', 'suspended', 'deleting')) + \
+         (SELECT count(*) FROM orgs WHERE created_by = $1 AND state = 'provisioning')",
+    )
+    .bind(user)
+    .fetch_one(conn)
+    .await
 }
 
 /// Left half-way: created before `before` and still not active.
@@ -316,7 +342,7 @@ pub async fn end_restore(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> 
 /// Nothing is left of a purged organization but its id, its times and the slugs that nobody may take over until then.
 pub async fn forget(conn: &mut PgConnection, id: &str, held_until: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE orgs SET state = 'purged', slug = id, name = '', suspended_because = '', purge_owners = '[]', \
+        "UPDATE orgs SET state = 'purged', slug = id, name = '', external_id = '', suspended_because = '', purge_owners = '[]', \
          asked_with = NULL WHERE id = $1",
     )
     .bind(id)
