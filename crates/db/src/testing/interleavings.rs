@@ -164,7 +164,7 @@ impl Task {
                 let slow = async {
                     let mut tx = db.tenant(&ctx).await.map_err(wrong)?;
                     tx.conn().execute(lost).await?;
-                    tx.conn().execute("SELECT pg_sleep(0.2)").await?;
+                    tx.conn().execute("SELECT pg_sleep(0.05)").await?;
                     drop(tx);
                     Ok::<(), anyhow::Error>(())
                 };

@@ -48,8 +48,8 @@ impl Rows {
             .unwrap();
             let select = |(table, its): &(String, String)| {
                 let from = if table.contains('.') { table.clone() } else { format!("t_{number}.{table}") };
-                // When something was used last is written down by those who use it.
-                let row = "(to_jsonb(r) - 'last_used_at')::text";
+                // When something was used last, and when a runner asked for work last, is written down by those who do.
+                let row = "(to_jsonb(r) - 'last_used_at' - 'asked_at')::text";
                 format!(
                     "SELECT '{table}', md5(coalesce(string_agg({row}, chr(10) ORDER BY {row}), '')) FROM {from} r \
                      WHERE {its} AND {}",

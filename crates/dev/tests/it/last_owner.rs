@@ -16,7 +16,7 @@ use crate::world::{join, verified_domain};
 /// Owners, admins, and who may join by their address.
 const PEOPLE: usize = 7;
 const ROUNDS: usize = 6;
-const STEPS: usize = 20;
+const STEPS: usize = 30;
 
 struct Someone {
     client: Client,
@@ -69,36 +69,30 @@ impl Org {
         let role = ["owner", "admin", "viewer"][number(3)];
         let member = at(&format!("/members/{}", other.id));
         let own = at(&format!("/members/{}", me.id));
-        let (what, client, method, path, body) = match number(17) {
-            0 => ("left", &me.client, Method::POST, at(":leave"), Some(json!({}))),
-            1 => ("removed", &me.client, Method::DELETE, member, None),
-            2 => ("removed themselves", &me.client, Method::DELETE, own, None),
-            3 => ("changed", &me.client, Method::PATCH, member, Some(json!({ "role": role }))),
-            4 => ("changed themselves", &me.client, Method::PATCH, own, Some(json!({ "role": role }))),
-            5 | 6 => {
+        let (what, client, method, path, body) = match number(24) {
+            0 | 1 => ("left", &me.client, Method::POST, at(":leave"), Some(json!({}))),
+            2 | 3 => ("removed", &me.client, Method::DELETE, member, None),
+            4 => ("removed themselves", &me.client, Method::DELETE, own, None),
+            5 | 6 => ("changed", &me.client, Method::PATCH, member, Some(json!({ "role": role }))),
+            7 => ("changed themselves", &me.client, Method::PATCH, own, Some(json!({ "role": role }))),
+            8..12 => {
                 let to = json!({ "user_id": other.id });
                 ("offered", &me.client, Method::POST, at("/ownership-offer"), Some(to))
             }
-            7 => ("took over", &me.client, Method::POST, at("/ownership-offer:accept"), Some(json!({}))),
-            8 => ("gave the offer up", &me.client, Method::DELETE, at("/ownership-offer"), None),
-            9 => (
-                "deleted their account",
-                &me.client,
-                Method::DELETE,
-                format!("/v1/me?email={}", me.email),
-                None,
-            ),
-            10 => (
-                "suspended",
-                &self.operator,
-                Method::POST,
-                life("suspend"),
-                Some(json!({ "reason": "unpaid" })),
-            ),
-            11 => ("resumed", &self.operator, Method::POST, life("resume"), Some(json!({}))),
-            12 => ("deleted", &me.client, Method::DELETE, at(&format!("?slug={}", self.slug)), None),
-            13 => ("restored", &me.client, Method::POST, at(":restore"), Some(json!({}))),
+            12 => ("took over", &me.client, Method::POST, at("/ownership-offer:accept"), Some(json!({}))),
+            13 => ("gave the offer up", &me.client, Method::DELETE, at("/ownership-offer"), None),
             14 => {
+                let account = format!("/v1/me?email={}", me.email);
+                ("deleted their account", &me.client, Method::DELETE, account, None)
+            }
+            15 => {
+                let why = json!({ "reason": "unpaid" });
+                ("suspended", &self.operator, Method::POST, life("suspend"), Some(why))
+            }
+            16 | 17 => ("resumed", &self.operator, Method::POST, life("resume"), Some(json!({}))),
+            18 => ("deleted", &me.client, Method::DELETE, at(&format!("?slug={}", self.slug)), None),
+            19 => ("restored", &me.client, Method::POST, at(":restore"), Some(json!({}))),
+            20 => {
                 // Those whom their domain lets in.
                 let joiner = &self.people[5 + number(2)];
                 let org = json!({ "org_id": self.id });
@@ -109,7 +103,16 @@ impl Org {
                 ("invited", &me.client, Method::POST, at("/invitations"), Some(wish))
             }
         };
-        let answer = client.call(method.clone(), &path, body.as_ref()).await.unwrap();
+        let mut answer = client.call(method.clone(), &path, body.as_ref()).await.unwrap();
+        if matches!(what, "invited" | "offered") {
+            // Whoever can does it: mostly few can.
+            for somebody in &self.people {
+                if answer.status == 200 {
+                    break;
+                }
+                answer = somebody.client.call(method.clone(), &path, body.as_ref()).await.unwrap();
+            }
+        }
         assert!(answer.status < 500, "{method} {path}: {} {}", answer.status, answer.body);
         // Who is invited comes, so that there is always somebody to act; and who is offered it takes over, or waits.
         let next = match what {
@@ -117,7 +120,7 @@ impl Org {
                 let token = json!({ "token": answer.body["token"] });
                 Some((Method::POST, "/v1/invitations:accept".to_owned(), token))
             }
-            "offered" if answer.status == 200 && number(2) == 0 => {
+            "offered" if answer.status == 200 && number(4) > 0 => {
                 Some((Method::POST, at("/ownership-offer:accept"), json!({})))
             }
             _ => None,
@@ -183,9 +186,7 @@ async fn an_organization_keeps_an_owner_whatever_happens_at_the_same_time() {
         .await
         .unwrap();
         assert!(differ.is_empty(), "{say}: {differ:?} differ");
-        // Also while it is to be deleted, or is suspended. Then its owners go on with it: it is theirs to restore.
-        let life = format!("/v1/operator/orgs/{org}:resume");
-        operator.call(Method::POST, &life, Some(&json!({}))).await.unwrap();
+        // Also while it is to be deleted, or is suspended: it is its owners' to restore.
         let left: Vec<String> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
             "SELECT user_id FROM t_{number}.members WHERE role = 'owner'"
         )))
@@ -194,6 +195,8 @@ async fn an_organization_keeps_an_owner_whatever_happens_at_the_same_time() {
         .unwrap();
         let owner = people.iter().find(|p| left.contains(&p.id)).expect("an owner is one of the people");
         owner.client.call(Method::POST, &format!("/v1/orgs/{org}:restore"), Some(&json!({}))).await.unwrap();
+        let resume = format!("/v1/operator/orgs/{org}:resume");
+        operator.call(Method::POST, &resume, Some(&json!({}))).await.unwrap();
         crate::lives::works(&owner.client, org).await;
         // The rule was put to the test: whoever is left and tries it alone is refused.
         if let [last] = left.as_slice()

@@ -173,6 +173,14 @@ impl Direct {
     }
 }
 
+/// Who serves it. What is common to all is served by those whom tenancy tells what becomes of an organization.
+fn targets(policy: &'static MethodPolicy) -> Vec<&'static str> {
+    match policy.upstream() {
+        "common" => SERVICES.into_iter().filter(|service| *service != "tenancy").collect(),
+        service => vec![service],
+    }
+}
+
 fn encoded(policy: &MethodPolicy, fields: &Value) -> Vec<u8> {
     let service = POOL.get_service_by_name(&policy.service).unwrap();
     let input = service.methods().find(|m| m.name() == policy.method).unwrap().input();
@@ -227,7 +235,7 @@ pub(super) async fn every_rpc(
     let direct = Direct { channels };
     let internals = internals(victim);
     let ids = Ids { session: victim.session.clone(), ..Ids::of(&victim.world) };
-    let mut policies: Vec<&MethodPolicy> = POLICIES.values().collect();
+    let mut policies: Vec<&'static MethodPolicy> = POLICIES.values().collect();
     policies.sort_by_key(|policy| short(policy));
     for policy in policies {
         let rpc = short(policy);
@@ -241,8 +249,7 @@ pub(super) async fn every_rpc(
             _ => ("", routed(policy, &ids)),
         };
         let message = encoded(policy, &fields);
-        let targets = if policy.upstream() == "common" { SERVICES.to_vec() } else { vec![policy.upstream()] };
-        for service in targets {
+        for service in targets(policy) {
             for caller in &callers {
                 // The owner would leave their organization, or close it.
                 if caller.genuine
@@ -317,7 +324,7 @@ fn allowed(policy: &MethodPolicy, caller: &Caller, code: Code) -> bool {
 async fn other_services(
     stack: &TestStack,
     direct: &Direct,
-    policy: &MethodPolicy,
+    policy: &'static MethodPolicy,
     only: &str,
     message: &[u8],
     victim: &Victim,
@@ -326,14 +333,13 @@ async fn other_services(
 ) {
     let rpc = short(policy);
     let own: OrgId = attackers.world.org.parse().unwrap();
-    let targets = if policy.upstream() == "common" { SERVICES.to_vec() } else { vec![policy.upstream()] };
     for (name, signer) in signers(stack) {
         let entitled = only.is_empty() || only == name;
         // Tenancy decides about organizations' lives, whichever it names, and the gateway about credentials: that is their work.
         if entitled && (policy.upstream() == "common" || only == "gateway") {
             continue;
         }
-        for service in &targets {
+        for service in targets(policy) {
             let ctx = RequestCtx::service(name, &SystemClock).for_tenant(own.clone());
             let (code, answer) =
                 direct.call(service, policy, message, Some(signer.mint(&ctx, service))).await;

@@ -145,20 +145,19 @@ pub(super) async fn nested(victim: &mut Victim, attackers: &Attackers, report: &
             json!({ "user_id": w.member_id }),
         ),
     ];
+    let names = [(&w.role, "ROLE"), (&w.agent, "AGENT"), (&w.work_item, "WORK"), (&w.member_id, "MEMBER")];
     for (rpc, method, path, body) in bodies {
+        // Read as: the victim's ROLE, and a role of one's own.
+        let mut how = body.to_string().replace(&own.role, "role");
+        for (id, name) in names {
+            how = how.replace(id.as_str(), name);
+        }
         for attacker in attackers.all.iter().filter(|a| a.kind.has_org()) {
             let answer = attacker.call(method.clone(), &path, Some(&body)).await;
             let question = format!("{path} {body}");
             let held =
                 victim.shown_in(&answer.body, &question).is_none() && (400..500).contains(&answer.status);
-            report.row(
-                "Ids within bodies",
-                rpc,
-                attacker.name.clone(),
-                body.to_string(),
-                held,
-                said(&answer),
-            );
+            report.row("Ids within bodies", rpc, attacker.name.clone(), how.clone(), held, said(&answer));
         }
     }
     // An agent that names a secret which only the victim has gets none.
