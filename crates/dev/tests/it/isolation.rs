@@ -50,6 +50,7 @@ async fn no_way_leads_from_one_organization_to_another() {
     tenant::nested(v, a, &mut report).await;
     tenant::filters(v, a, &mut report).await;
     routes::every_route(v, a, &mut report).await;
+    routes::internals(v, a, &mut report).await;
     routes::webhooks(&stack, v, a, &mut report).await;
     installations::installations(&stack, v, a, &mut report).await;
     again::page_tokens(v, a, &mut report).await;

@@ -97,7 +97,7 @@ async fn purges_that_are_killed_twenty_times_end_once_and_whole() {
         tokio::time::sleep(Duration::from_millis(rng::below(300))).await;
         split.spawn(name).unwrap();
     }
-    assert!(met >= KILLS / 3, "only {met} of {KILLS} kills met a purge");
+    assert!(met >= KILLS / 2, "only {met} of {KILLS} kills met a purge");
     sqlx::query("UPDATE control.orgs SET purge_after = now() WHERE state = 'deleting'")
         .execute(&mut tenancy)
         .await

@@ -122,8 +122,8 @@ pub(super) async fn idempotency(victim: &mut Victim, attackers: &Attackers, repo
                 report.row("The victim's idempotency key", *rpc, by, how, held, said(&answer));
             }
         }
+        victim.ask(*rpc, report).await;
     }
-    victim.ask("idempotency keys", report).await;
 }
 
 fn replayed(answer: &Answer) -> bool {

@@ -34,6 +34,10 @@ const KINDS: &[(&str, &str)] = &[
         "Aimed at what really is the victim's: its slug, its invitation's token, its owner's key, session and sign-in link, an installation that it has begun.",
     ),
     (
+        "The gateway, past its routes",
+        "What services ask each other has no route at the gateway, by whatever path.",
+    ),
+    (
         "Operators' routes",
         "Called by everybody who is no operator. What operators themselves may do is in docs/SECURITY.md.",
     ),
@@ -117,7 +121,7 @@ fn matrix(page: &mut String, report: &Report) {
     }
     page.push_str(
         "<h2>Each RPC × each attacker</h2><p>The number of attacks, all of which held where it is green. A point: what an \
-         operator may do by their work, and services that are reached in other ways.</p><div class=matrix><table><thead><tr><th>",
+         operator does by their work, or what is not asked in that way.</p><div class=matrix><table><thead><tr><th>",
     );
     for column in &columns {
         write!(page, "<th>{}", escaped(column)).unwrap();

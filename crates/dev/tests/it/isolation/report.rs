@@ -97,12 +97,10 @@ impl Report {
         for policy in POLICIES.values() {
             let rpc = short(policy);
             let by = matrix.get(rpc.as_str());
-            // The services themselves are asked for every RPC, the gateway for every one that has a route.
+            let everybody = super::AT_THE_SERVICE.into_iter().chain(everybody.iter().map(String::as_str));
             let mut missing: Vec<&str> =
-                super::AT_THE_SERVICE.iter().filter(|who| !has(by, who)).copied().collect();
-            if policy.http.is_some() {
-                missing.extend(everybody.iter().map(String::as_str).filter(|who| !has(by, who)));
-            }
+                everybody.filter(|who| !by.is_some_and(|by| by.contains_key(who))).collect();
+            // What is an operator's own work.
             if policy.scope == nitejar_proto::policy::Scope::Operator {
                 missing.retain(|who| *who != "operator");
             }
@@ -114,8 +112,4 @@ impl Report {
             .collect();
         assert!(broken.is_empty(), "{} attacks got through:\n{}", broken.len(), broken.join("\n"));
     }
-}
-
-fn has(by: Option<&BTreeMap<&str, Cell>>, who: &str) -> bool {
-    by.is_some_and(|by| by.contains_key(who))
 }

@@ -4,6 +4,7 @@
 use futures_util::future::join_all;
 use nitejar_dev::client::{Answer, Client, text};
 use nitejar_dev::test_stack::TestStack;
+use nitejar_proto::POLICIES;
 use nitejar_proto::policy::Scope;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -12,7 +13,7 @@ use super::attackers::{Attacker, Attackers, Kind};
 use super::report::Report;
 use super::said;
 use super::victim::Victim;
-use crate::endpoints::{ENDPOINTS, Endpoint, Ids};
+use crate::endpoints::{ENDPOINTS, Endpoint, Ids, short};
 
 /// They end the attackers' own sessions: at the very end.
 const LAST: [&str; 2] = ["Sessions.SignOut", "Sessions.SignOutEverywhere"];
@@ -137,6 +138,24 @@ async fn sign_ins(victim: &mut Victim, attackers: &Attackers, report: &mut Repor
         "signed in",
     );
     victim.ask("Sessions.StartSignIn", report).await;
+}
+
+/// What is between services has no route: its gRPC path at the gateway leads nowhere.
+pub(super) async fn internals(victim: &mut Victim, attackers: &Attackers, report: &mut Report) {
+    let body = json!({ "org_id": victim.world.org });
+    for policy in POLICIES.values().filter(|policy| policy.scope == Scope::Internal) {
+        let sent = attackers.all.iter().map(async |attacker| {
+            let request = attacker.request(Method::POST, &policy.path, Some(&body));
+            (attacker, Client::send(request).await.unwrap())
+        });
+        for (attacker, answer) in join_all(sent).await {
+            let held = matches!(answer.status, 401 | 404);
+            let how = "its gRPC path at the gateway";
+            let by = attacker.name.clone();
+            report.row("The gateway, past its routes", short(policy), by, how, held, said(&answer));
+        }
+    }
+    victim.ask("what is between services", report).await;
 }
 
 /// What GitHub posts, posted by somebody else: about the victim's installation, and of a key of the victim's.

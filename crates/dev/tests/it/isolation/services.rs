@@ -249,6 +249,10 @@ pub(super) async fn every_rpc(
             _ => ("", routed(policy, &ids)),
         };
         let message = encoded(policy, &fields);
+        // Of an RPC of an organization the organization is the token's, whatever the request says.
+        let in_request = fields.to_string();
+        let its_own = policy.scope != Scope::Tenant && in_request.contains(&victim.world.org);
+        let named = rpc != "Roles.ExplainAccess" && (its_own || victim.named_in(&in_request));
         for service in targets(policy) {
             for caller in &callers {
                 // The owner would leave their organization, or close it.
@@ -263,7 +267,7 @@ pub(super) async fn every_rpc(
                 let token = caller.token.as_ref().map(|mint| mint(service));
                 let (code, answer) = direct.call(service, policy, &message, token).await;
                 let shown = shows(&answer, &message, victim);
-                let held = !shown && allowed(policy, caller, code);
+                let held = !shown && allowed(policy, caller, code, named);
                 let how = format!("{} itself, about the victim", service);
                 report.row(
                     "The services themselves",
@@ -279,43 +283,28 @@ pub(super) async fn every_rpc(
             other_services(stack, &direct, policy, only, &message, victim, attackers, report).await;
         }
         if policy.audit.is_some() || policy.scope == Scope::Internal {
-            victim.ask(format!("{rpc} at its service"), report).await;
+            victim.ask(rpc.as_str(), report).await;
         }
     }
 }
 
 /// A caller whom the service can't believe is refused at once. One whom it can acts in their own organization, whatever the
 /// request says: what is the victim's is not there, and what is for others is refused.
-fn allowed(policy: &MethodPolicy, caller: &Caller, code: Code) -> bool {
-    let refused = matches!(code, Code::Unauthenticated | Code::PermissionDenied);
+fn allowed(policy: &MethodPolicy, caller: &Caller, code: Code, named: bool) -> bool {
     if !caller.genuine {
         return code == Code::Unauthenticated;
     }
-    let broke = matches!(code, Code::Internal | Code::Unknown);
-    match policy.scope {
-        Scope::Internal | Scope::Operator => refused,
-        Scope::User => {
-            if caller.name == "token: owner" {
-                !broke
-            } else {
-                refused
-            }
-        }
-        Scope::Runner => {
-            if caller.name == "token: runner" {
-                !broke
-            } else {
-                refused
-            }
-        }
-        Scope::Tenant => {
-            if caller.name == "token: runner" {
-                refused
-            } else {
-                !broke
-            }
-        }
-        Scope::Public => !broke,
+    let theirs = match policy.scope {
+        Scope::Internal | Scope::Operator => false,
+        Scope::User => caller.name == "token: owner",
+        Scope::Runner => caller.name == "token: runner",
+        Scope::Tenant => caller.name != "token: runner",
+        Scope::Public => true,
+    };
+    match (theirs, code) {
+        (false, code) => matches!(code, Code::Unauthenticated | Code::PermissionDenied),
+        (true, Code::Ok) => !named,
+        (true, code) => !matches!(code, Code::Internal | Code::Unknown),
     }
 }
 

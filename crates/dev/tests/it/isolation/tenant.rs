@@ -145,11 +145,12 @@ pub(super) async fn nested(victim: &mut Victim, attackers: &Attackers, report: &
             json!({ "user_id": w.member_id }),
         ),
     ];
-    let names = [(&w.role, "ROLE"), (&w.agent, "AGENT"), (&w.work_item, "WORK"), (&w.member_id, "MEMBER")];
+    let names = [(&w.role, "ROLE"), (&w.agent, "AGENT"), (&w.work_item, "WORK"), (&w.member_id, "MEMBER")]
+        .map(|(id, name)| (id.clone(), name));
     for (rpc, method, path, body) in bodies {
         // Read as: the victim's ROLE, and a role of one's own.
         let mut how = body.to_string().replace(&own.role, "role");
-        for (id, name) in names {
+        for (id, name) in &names {
             how = how.replace(id.as_str(), name);
         }
         for attacker in attackers.all.iter().filter(|a| a.kind.has_org()) {
@@ -159,6 +160,7 @@ pub(super) async fn nested(victim: &mut Victim, attackers: &Attackers, report: &
                 victim.shown_in(&answer.body, &question).is_none() && (400..500).contains(&answer.status);
             report.row("Ids within bodies", rpc, attacker.name.clone(), how.clone(), held, said(&answer));
         }
+        victim.ask(rpc, report).await;
     }
     // An agent that names a secret which only the victim has gets none.
     let config = json!({ "config": { "command": "env; true", "secrets": ["VICTIMS"] } });
@@ -173,7 +175,7 @@ pub(super) async fn nested(victim: &mut Victim, attackers: &Attackers, report: &
     let held = named.status < 500 && !shown(&ended) && !shown(&logs);
     let how = "a secret's name that only the victim has, in an agent's configuration";
     report.row("Ids within bodies", "Agents.UpdateAgent", "owner", how, held, text(&ended, "state"));
-    victim.ask("ids within bodies", report).await;
+    victim.ask("Agents.UpdateAgent", report).await;
 }
 
 /// Every field of a request that narrows it, filled with what is the victim's.
