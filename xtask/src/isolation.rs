@@ -1,9 +1,10 @@
 //! `cargo xtask prove-isolation`: runs the proof and judges its report. That a command failed proves nothing: it may not have
 //! compiled.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher as _, Hasher as _};
 use std::path::Path;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
@@ -20,7 +21,7 @@ pub fn prove(broken: bool) -> Result<()> {
     let dir = target_dir()?.join(if broken { "isolation-broken" } else { "isolation" });
     // What is found afterwards is of this run: the old one is gone, and the new one bears this name.
     let _ = std::fs::remove_dir_all(&dir);
-    let run = format!("{}-{}", std::process::id(), SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos());
+    let run = format!("{:016x}", RandomState::new().build_hasher().finish());
     let features: &[&str] = if broken { &["--features", "broken"] } else { &[] };
     let held = Command::new("cargo")
         .args(["test", "-p", "nitejar-dev", "--test", "it"])
