@@ -132,6 +132,31 @@ impl Db {
         self.named(&name)
     }
 
+    /// The same for one whose rows were another's: where that one is or was, so that what only one of two may have is
+    /// refused by the database itself.
+    pub(crate) async fn placed_like(&self, org: &OrgId, other: &OrgId) -> Result<&Self> {
+        if !self.0.more.is_empty() {
+            sqlx::query(
+                "INSERT INTO control.placements (org_id, database) \
+                 SELECT $1, database FROM (SELECT coalesce((SELECT database FROM control.placements WHERE org_id = $2), \
+                    (SELECT '' FROM control.tenants WHERE org_id = $2)) AS database) its \
+                 WHERE database IS NOT NULL AND NOT EXISTS (SELECT FROM control.tenants WHERE org_id = $1) \
+                 ON CONFLICT (org_id) DO NOTHING",
+            )
+            .bind(org.as_str())
+            .bind(other.as_str())
+            .execute(&self.0.control)
+            .await
+            .map_err(errors::from_sqlx)?;
+        }
+        self.placed(org).await
+    }
+
+    /// Whether two are the same database.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        std::sync::Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The database of that name; the first one has none.
     pub(crate) fn named(&self, name: &str) -> Result<&Self> {
         self.part(self.index(name)?)
@@ -148,7 +173,7 @@ impl Db {
         self.parts().nth(index).ok_or_else(|| Error::internal("a database is gone from the configuration"))
     }
 
-    async fn number_here(&self, org: &OrgId) -> Result<Option<i64>> {
+    pub(crate) async fn number_here(&self, org: &OrgId) -> Result<Option<i64>> {
         let sql = format!("SELECT number FROM control.tenants WHERE org_id = $1 AND {THERE}");
         sqlx::query_scalar(AssertSqlSafe(sql))
             .bind(org.as_str())

@@ -130,8 +130,7 @@ impl Tenants for Life {
     ) -> Result<Response<pb::PurgeTenantResponse>, Status> {
         tenancy_only(&request)?;
         let org = request.get_ref().org_id.parse().map_err(Error::from)?;
-        self.parting.part(&org).await?;
-        let tables = self.db.purge(&org).await?.into_iter();
+        let tables = self.db.purge(&org, &*self.parting).await?.into_iter();
         let tables = tables.map(|t| pb::PurgedTable { name: t.name, rows: t.rows }).collect();
         Ok(Response::new(pb::PurgeTenantResponse { tables }))
     }

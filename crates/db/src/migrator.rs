@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::id::OrgId;
 use sqlx::{AssertSqlSafe, PgPool};
 
 use crate::config::MigrateMode;
@@ -70,7 +71,9 @@ impl Db {
         let mut all = Migrated::default();
         let mut after = 0;
         for _ in 0..CANARIES {
-            let Some((number, migrated)) = self.migrate_next(&self.0.admin, after).await? else { break };
+            let Some((number, migrated)) = self.migrate_next(&self.0.admin, after, None).await? else {
+                break;
+            };
             after = number;
             note(&mut all, number, migrated, &count);
             tell(progress());
@@ -101,6 +104,12 @@ impl Db {
         Ok(all)
     }
 
+    /// Migrates one organization before all others, in whichever database it is; false when it is busy.
+    pub async fn migrate_one(&self, org: &OrgId) -> Result<bool> {
+        let db = self.home_of(org).await?;
+        Ok(db.migrate_next(&db.0.admin, 0, Some(org)).await?.is_none_or(|(_, migrated)| migrated))
+    }
+
     async fn behind(&self) -> Result<u64> {
         let count: i64 = sqlx::query_scalar(
             "SELECT count(*) FROM control.tenants WHERE state NOT IN ('building', 'moved', 'purged') AND schema_version < $1",
@@ -115,7 +124,7 @@ impl Db {
     async fn migrate_after(&self, pool: &PgPool, mut after: i64, count: &AtomicU64) -> Result<Migrated> {
         let mut part = Migrated::default();
         let mut began = Instant::now();
-        while let Some((number, migrated)) = self.migrate_next(pool, after).await? {
+        while let Some((number, migrated)) = self.migrate_next(pool, after, None).await? {
             after = number;
             note(&mut part, number, migrated, count);
             tokio::time::sleep(began.elapsed() * REST).await;
@@ -126,16 +135,22 @@ impl Db {
 
     /// The next tenant after that number which is behind and which nobody else migrates: its number, and whether it is
     /// migrated or was busy.
-    async fn migrate_next(&self, pool: &PgPool, after: i64) -> Result<Option<(i64, bool)>> {
+    async fn migrate_next(
+        &self,
+        pool: &PgPool,
+        after: i64,
+        only: Option<&OrgId>,
+    ) -> Result<Option<(i64, bool)>> {
         let version = self.0.schema.tenant_version();
         let mut tx = pool.begin().await.map_err(errors::from_sqlx)?;
         let next: Option<(i64, i32)> = sqlx::query_as(
             "SELECT number, schema_version FROM control.tenants \
              WHERE state NOT IN ('building', 'moved', 'purged') AND schema_version < $1 AND number > $2 \
-             ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
+             AND ($3::text IS NULL OR org_id = $3) ORDER BY number LIMIT 1 FOR UPDATE SKIP LOCKED",
         )
         .bind(version)
         .bind(after)
+        .bind(only.map(OrgId::as_str))
         .fetch_optional(&mut *tx)
         .await?;
         let Some((number, from)) = next else { return Ok(None) };

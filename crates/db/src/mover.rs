@@ -30,6 +30,9 @@ use crate::{Db, Owner, errors};
 /// Whoever still writes makes us try again: nobody queues behind us for longer than a try.
 const TRIES: u32 = 20;
 
+/// For how many quarters of a second whoever needs an organization to stay where it is waits.
+const STAY_TRIES: u32 = 20;
+
 /// What a move came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
@@ -47,7 +50,9 @@ type Placement = Option<(String, Option<String>)>;
 impl Db {
     /// Moves an organization to the database of that name (the first one's is empty); none when it is there.
     pub async fn move_tenant(&self, org: &OrgId, to: &str) -> Result<Option<Moved>> {
-        let busy = || Error::new(Code::Conflict, "This organization is being moved at this moment.");
+        let busy = || {
+            Error::new(Code::Conflict, "This organization is being moved, restored or purged at this moment.")
+        };
         let _lock = self.lock_move(org).await?.ok_or_else(busy)?;
         self.settle_locked(org).await?;
         let from = self.placement(org).await?.map(|(database, _)| database).unwrap_or_default();
@@ -70,7 +75,7 @@ impl Db {
 
     /// Steps 2 to 4. Answers tables, rows, and since when everybody waits.
     async fn hand_over(&self, there: &Self, org: &OrgId, dir: &Path) -> Result<(usize, u64, Instant)> {
-        let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
+        let mut conn = self.owner().await?;
         let (mut tx, still) = self.stand_still(&mut conn, org).await?;
         let since = Instant::now();
         let manifest = self.write(&mut tx, org, (still.number, still.schema_version), dir).await?;
@@ -217,20 +222,23 @@ impl Db {
         Ok(())
     }
 
-    /// The same for one organization. Unavailable while somebody moves it.
-    pub(crate) async fn settle_move(&self, org: &OrgId) -> Result<()> {
-        let moving =
-            !self.0.more.is_empty() && self.placement(org).await?.is_some_and(|(_, to)| to.is_some());
-        if !moving {
-            return Ok(());
+    /// The same for one organization, which then stays where it is until what is answered is dropped. Unavailable while
+    /// somebody moves, restores or purges it.
+    pub(crate) async fn stay(&self, org: &OrgId) -> Result<PgConnection> {
+        for _ in 0..STAY_TRIES {
+            // A server takes a moment to see that its client was killed.
+            if let Some(lock) = self.lock_move(org).await? {
+                self.settle_locked(org).await?;
+                return Ok(lock);
+            }
+            tokio::time::sleep(Duration::from_millis(250)).await;
         }
-        let busy = || Error::unavailable().because("it is being moved to another database");
-        let _lock = self.lock_move(org).await?.ok_or_else(busy)?;
-        self.settle_locked(org).await
+        Err(Error::unavailable().because("it is being moved, restored or purged"))
     }
 
     async fn settle_locked(&self, org: &OrgId) -> Result<()> {
         let Some((database, Some(to))) = self.placement(org).await? else { return Ok(()) };
+        Files::sweep(self.0.schema.service, org)?;
         if database == to {
             return self.forward(org, &to).await;
         }
@@ -263,9 +271,18 @@ impl Db {
         self.place_at(org, &database, None).await
     }
 
+    /// A connection of the owner's that a server gives up within half a minute when our machine is gone: what it has locked
+    /// must not stand still for hours.
+    async fn owner(&self) -> Result<PgConnection> {
+        let alive =
+            [("tcp_keepalives_idle", "10"), ("tcp_keepalives_interval", "5"), ("tcp_keepalives_count", "4")];
+        let options = self.0.options.clone().options(alive);
+        PgConnection::connect_with(&options).await.map_err(errors::from_sqlx)
+    }
+
     /// Held by whoever moves an organization, until dropped; none while somebody else does.
     async fn lock_move(&self, org: &OrgId) -> Result<Option<PgConnection>> {
-        let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
+        let mut conn = self.owner().await?;
         let got: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock(hashtextextended('move|' || $1, 0))")
             .bind(org.as_str())
             .fetch_one(&mut conn)
@@ -299,13 +316,23 @@ struct Files(PathBuf);
 
 impl Files {
     fn new(service: &str, org: &OrgId) -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("nitejar-move-{service}-{org}"));
-        // Of one that was killed: nobody else moves it now.
+        Self::sweep(service, org)?;
+        let path = Self::path(service, org);
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    fn path(service: &str, org: &OrgId) -> PathBuf {
+        std::env::temp_dir().join(format!("nitejar-move-{service}-{org}"))
+    }
+
+    /// Of one that was killed: nobody else moves it now.
+    fn sweep(service: &str, org: &OrgId) -> Result<()> {
+        let path = Self::path(service, org);
         if path.exists() {
             std::fs::remove_dir_all(&path)?;
         }
-        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        Ok(())
     }
 }
 

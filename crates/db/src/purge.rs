@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::types::Json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
+use crate::life::Parting;
 use crate::migrate::SHARED;
 use crate::names::Names;
 use crate::{Db, Owner, errors};
@@ -26,26 +27,39 @@ pub struct PurgedTable {
 impl Db {
     /// Deletes everything of an organization here. Unavailable while its outbox holds messages that are still to be
     /// delivered: an audit event must not be lost, nor an external effect.
-    pub async fn purge(&self, org: &OrgId) -> Result<Vec<PurgedTable>> {
-        self.settle_move(org).await?;
+    pub async fn purge(&self, org: &OrgId, parting: &dyn Parting) -> Result<Vec<PurgedTable>> {
+        // Nobody moves it between the look at what it has elsewhere and its end.
+        let _lock = self.stay(org).await?;
+        parting.part(org).await?;
         let db = self.home_of(org).await?;
-        if !self.0.more.is_empty() {
-            // What the first database alone keeps, wherever the organization's tables are.
-            for shared in self.0.schema.shared.iter().filter(|shared| shared.owner == Owner::Org) {
-                let sql = format!("DELETE FROM control.{} WHERE org_id = $1", shared.table);
-                sqlx::query(AssertSqlSafe(sql))
-                    .bind(org.as_str())
-                    .execute(&self.0.admin)
-                    .await
-                    .map_err(errors::from_sqlx)?;
-            }
-        }
-        let purged = db.purge_here(org).await?;
+        let purged = if db.is(self) {
+            db.purge_here(org, &[]).await?
+        } else {
+            // What the first database alone keeps goes for good after the receipt tells of it: killed in between, the next
+            // time.
+            let mut first = self.0.admin.begin().await.map_err(errors::from_sqlx)?;
+            let kept = self.delete_kept(&mut first, org).await?;
+            let purged = db.purge_here(org, &kept).await?;
+            first.commit().await.map_err(errors::from_sqlx)?;
+            purged
+        };
         self.0.directory.forget(org);
         Ok(purged)
     }
 
-    async fn purge_here(&self, org: &OrgId) -> Result<Vec<PurgedTable>> {
+    /// What this database keeps of an organization whose tables are in another one.
+    async fn delete_kept(&self, conn: &mut PgConnection, org: &OrgId) -> Result<Vec<PurgedTable>> {
+        let mut kept = Vec::new();
+        for shared in self.0.schema.shared.iter().filter(|shared| shared.owner == Owner::Org) {
+            let sql = format!("DELETE FROM control.{} WHERE org_id = $1", shared.table);
+            let done = sqlx::query(AssertSqlSafe(sql)).bind(org.as_str()).execute(&mut *conn).await;
+            let rows = i64::try_from(done.map_err(errors::from_sqlx)?.rows_affected()).unwrap_or(i64::MAX);
+            kept.push(PurgedTable { name: format!("control.{}", shared.table), rows });
+        }
+        Ok(kept)
+    }
+
+    async fn purge_here(&self, org: &OrgId, kept: &[PurgedTable]) -> Result<Vec<PurgedTable>> {
         let mut tx = self.0.admin.begin().await.map_err(errors::from_sqlx)?;
         let found: Option<(i64, Option<Json<Vec<PurgedTable>>>)> =
             sqlx::query_as("SELECT number, purged FROM control.tenants WHERE org_id = $1 FOR UPDATE")
@@ -58,7 +72,10 @@ impl Db {
             return Ok(purged);
         }
         let tables = self.count(&mut tx, number).await?;
-        let purged = self.delete_all(&mut tx, org, number, tables).await?;
+        let mut purged = self.delete_all(&mut tx, org, number, tables).await?;
+        for table in &mut purged {
+            table.rows += kept.iter().filter(|k| k.name == table.name).map(|k| k.rows).sum::<i64>();
+        }
         note(&mut tx, number, &purged, self.0.clock.now()).await?;
         tx.commit().await.map_err(errors::from_sqlx)?;
         Ok(purged)

@@ -1,5 +1,6 @@
 //! The whole stack on one machine: what `cargo xtask up`, the demo, the benches and the system tests start.
 
+mod backup;
 pub mod bench;
 pub mod client;
 pub mod demo;

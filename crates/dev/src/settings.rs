@@ -34,6 +34,17 @@ pub struct Places {
     pub databases: BTreeMap<&'static str, String>,
 }
 
+/// Below the ports that the system gives to connections: none of them takes it between our look and its service.
+fn free_listener() -> Result<TcpListener> {
+    for _ in 0..1000 {
+        let port = 20_000 + u16::try_from(nitejar_common::rng::below(12_000))?;
+        if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            return Ok(listener);
+        }
+    }
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?)
+}
+
 impl Places {
     /// Free ports on this machine for everything but the gateway.
     pub fn new(
@@ -45,7 +56,7 @@ impl Places {
         // All are held until all are known, so that none is given twice.
         let mut held = Vec::new();
         let mut free = || -> Result<SocketAddr> {
-            let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+            let listener = free_listener()?;
             let addr = listener.local_addr()?;
             held.push(listener);
             Ok(addr)

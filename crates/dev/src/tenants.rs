@@ -1,22 +1,19 @@
-//! `tenants`: one organization, from all services, into a folder and back. For operators: it needs the databases' owners.
-//!
-//! A backup is four snapshots, one a service, taken one after the other while the organization goes on: each is whole in
-//! itself. Restoring is one transaction a service, and the directory's row last; killed in between, it is run again.
+//! `tenants`: one organization into a folder and back, to another database, and all to the newest version. For operators: it
+//! needs the databases' owners.
 
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow, bail};
-use nitejar_common::clock;
+use anyhow::{Context as _, Result, anyhow};
 use nitejar_common::id::OrgId;
 use nitejar_common::secret::Secret;
-use nitejar_db::archive::{Adopt, Manifest};
-use nitejar_db::{DatabaseConfig, Db, MigrateMode, Progress, Schema};
-use nitejar_tenancy::domain::envelope::{MasterKey, MasterKeys};
-use nitejar_tenancy::store::orgs;
+use nitejar_common::{RequestCtx, clock};
+use nitejar_db::archive::Manifest;
+use nitejar_db::{DatabaseConfig, Db, MigrateMode, Progress, Schema, audit};
 use serde::{Deserialize, Serialize};
+
+use crate::backup;
 
 /// Flags of `tenants`.
 #[derive(Clone, Debug, clap::Args)]
@@ -63,7 +60,11 @@ pub enum Action {
         to: String,
     },
     /// Bring all organizations of all services to the newest version: what the services do at their start otherwise.
-    Migrate,
+    Migrate {
+        /// These organizations and nobody else: canaries, to be looked at before all others follow.
+        #[arg(long, value_name = "ORG")]
+        only: Vec<OrgId>,
+    },
     /// Print table → digest of what is the same in another organization with the same rows.
     Digests {
         /// The folder of a backup.
@@ -80,16 +81,7 @@ pub struct Config {
     pub master_keys: Vec<Secret>,
 }
 
-/// What tenancy's directory says of an organization, beside its tables.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-struct OrgFile {
-    id: OrgId,
-    slug: String,
-    name: String,
-    created_by: String,
-}
-
-const SERVICES: [(&str, Schema); 4] = [
+pub(crate) const SERVICES: [(&str, Schema); 4] = [
     ("tenancy", nitejar_tenancy::SCHEMA),
     ("sprites", nitejar_sprites::SCHEMA),
     ("billing", nitejar_billing::SCHEMA),
@@ -100,7 +92,7 @@ const SERVICES: [(&str, Schema); 4] = [
 pub async fn run(args: Args) -> Result<()> {
     match &args.action {
         Action::Digests { of } => return digests(of),
-        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate | Action::Move { .. } => {}
+        Action::Backup { .. } | Action::Restore { .. } | Action::Migrate { .. } | Action::Move { .. } => {}
     }
     let text = std::fs::read_to_string(&args.config).with_context(|| args.config.display().to_string())?;
     let config: Config = serde_json::from_str(&text).with_context(|| args.config.display().to_string())?;
@@ -111,18 +103,21 @@ pub async fn run(args: Args) -> Result<()> {
             .get(name)
             .cloned()
             .with_context(|| format!("the configuration names no {name}"))?;
-        if matches!(args.action, Action::Migrate) {
+        if matches!(args.action, Action::Migrate { .. }) {
             config.migrate = MigrateMode::Later;
         }
         let config = &config;
         databases.push((name, said(Db::open(config, schema, clock::system()).await)?));
     }
     match args.action {
-        Action::Backup { org, to } => backup(&databases, &org, &to).await,
-        Action::Restore { from, as_org, slug } => {
-            restore(&databases, &config.master_keys, &from, as_org.zip(slug)).await
+        Action::Backup { org, to } => {
+            backup::backup(&databases, &backup::keys(&config.master_keys)?, &org, &to).await
         }
-        Action::Migrate => migrate(&databases).await,
+        Action::Restore { from, as_org, slug } => {
+            backup::restore(&databases, backup::keys(&config.master_keys)?, &from, as_org.zip(slug)).await
+        }
+        Action::Migrate { only } if only.is_empty() => migrate(&databases).await,
+        Action::Migrate { only } => migrate_only(&databases, &only).await,
         Action::Move { org, service, to } => move_one(&databases, &org, &service, &to).await,
         Action::Digests { .. } => Ok(()),
     }
@@ -135,7 +130,21 @@ async fn migrate(databases: &[(&str, Db)]) -> Result<()> {
         let migrated = said(db.migrate_tenants(&|p| bar(service, p)).await)?;
         tell(&format!("{service}: {} tenants migrated", migrated.done));
         if !migrated.laggards.is_empty() {
-            tell(&format!("  busy, to be migrated by another run: numbers {:?}", migrated.laggards));
+            tell("  busy, to be migrated by another run:");
+        }
+        for number in migrated.laggards {
+            let who = said(db.org_of(number).await)?.map_or("nobody's yet".into(), |org| org.to_string());
+            tell(&format!("  {who} (number {number})"));
+        }
+    }
+    Ok(())
+}
+
+async fn migrate_only(databases: &[(&str, Db)], only: &[OrgId]) -> Result<()> {
+    for (service, db) in databases {
+        for org in only {
+            let how = if said(db.migrate_one(org).await)? { "at the newest version" } else { "busy: again" };
+            tell(&format!("{service}: {org} {how}"));
         }
     }
     Ok(())
@@ -145,12 +154,19 @@ async fn move_one(databases: &[(&str, Db)], org: &OrgId, service: &str, to: &str
     let (_, db) = databases.iter().find(|(name, _)| *name == service).context("there is no such service")?;
     match said(db.move_tenant(org, to).await)? {
         None => tell(&format!("{service}: {org} is there")),
-        Some(moved) => tell(&format!(
-            "{service}: {org} is moved; {} tables with {} rows, each table with the digest it had; its requests waited {:.1} s",
-            moved.tables,
-            moved.rows,
-            moved.paused.as_secs_f64()
-        )),
+        Some(moved) => {
+            let details = [("service", service.to_owned()), ("to", to.to_owned())];
+            let mut tx = said(databases[0].1.control().await)?;
+            let me = RequestCtx::service("tenants", &*clock::system());
+            said(audit::push_of(&mut tx, &me, &*clock::system(), org, "org.moved", &details).await)?;
+            said(tx.commit().await)?;
+            tell(&format!(
+                "{service}: {org} is moved; {} tables with {} rows, each table with the digest it had; its requests waited {:.1} s",
+                moved.tables,
+                moved.rows,
+                moved.paused.as_secs_f64()
+            ));
+        }
     }
     Ok(())
 }
@@ -169,12 +185,12 @@ fn bar(service: &str, p: Progress) {
         write!(err, "\r{service} [{bar}] {} of {}, {:.0} a second, {left}   {end}", p.done, p.of, p.rate());
 }
 
-fn said<T>(result: nitejar_common::Result<T>) -> Result<T> {
+pub(crate) fn said<T>(result: nitejar_common::Result<T>) -> Result<T> {
     result.map_err(|error| anyhow!("{} {:?}", error.log_text(), error.violations()))
 }
 
 #[expect(clippy::print_stdout, reason = "a person at a terminal reads it")]
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     println!("{line}");
 }
 
@@ -185,105 +201,5 @@ fn digests(of: &Path) -> Result<()> {
             tell(&format!("{service} {table} {digest}"));
         }
     }
-    Ok(())
-}
-
-async fn backup(databases: &[(&str, Db)], org: &OrgId, to: &Path) -> Result<()> {
-    if to.exists() {
-        bail!("{} is there already: a backup goes into a new folder", to.display());
-    }
-    // Whole, or not there: the folder gets its name at the end.
-    let part = to.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part)?;
-    }
-    for (service, db) in databases {
-        let dir = part.join(service);
-        std::fs::create_dir_all(&dir)?;
-        let manifest = said(db.take(org, &dir).await)?;
-        let rows: u64 = manifest.tables.iter().map(|t| t.rows).sum();
-        tell(&format!("{service}: {} tables, {rows} rows", manifest.tables.len()));
-    }
-    let tenancy = &databases[0].1;
-    let row = orgs::get(&mut *said(tenancy.control_once().await)?, org.as_str()).await?;
-    let row = row.context("the organization is not in tenancy's directory")?;
-    let file = OrgFile { id: org.clone(), slug: row.slug, name: row.name, created_by: row.created_by };
-    std::fs::write(part.join("org.json"), serde_json::to_string_pretty(&file)?)?;
-    std::fs::rename(&part, to)?;
-    tell(&format!("{org} is in {}", to.display()));
-    Ok(())
-}
-
-async fn restore(
-    databases: &[(&str, Db)],
-    master_keys: &[Secret],
-    from: &Path,
-    other: Option<(OrgId, String)>,
-) -> Result<()> {
-    let text = std::fs::read_to_string(from.join("org.json")).context("this folder holds no whole backup")?;
-    let file: OrgFile = serde_json::from_str(&text).context("org.json")?;
-    let mut keys = master_keys.iter().map(|k| MasterKey::parse(k).context("a master key is none"));
-    let newest = keys.next().context("the configuration names no master key")??;
-    let master = Arc::new(MasterKeys::new(newest, keys.collect::<Result<_>>()?));
-    for (service, _) in databases {
-        let manifest = said(Manifest::read(&from.join(service)))?;
-        if manifest.org_id != file.id.as_str() {
-            bail!("the folder's parts are of different organizations");
-        }
-    }
-    let (org, slug) = other.unwrap_or_else(|| (file.id.clone(), file.slug.clone()));
-    let tenancy = &databases[0].1;
-    let now = clock::system().now();
-    // While it is put back nobody changes anything: suspended, or not there yet for anybody.
-    let mut tx = said(tenancy.control().await)?;
-    let wish = orgs::OrgsRow {
-        id: org.to_string(),
-        slug,
-        name: file.name,
-        created_by: file.created_by,
-        created_at: now,
-        ..orgs::OrgsRow::default()
-    };
-    if orgs::get(tx.conn(), org.as_str()).await?.is_none() {
-        // Also the platform's own log has such an id.
-        for (service, db) in databases {
-            if said(db.knows(&org).await)? {
-                bail!("{service} knows {org} already: choose an id that nobody has");
-            }
-        }
-    }
-    let own = orgs::begin_restore(tx.conn(), &wish, org == file.id, now).await?;
-    if !own {
-        bail!(
-            "the slug {} is taken, {org} is another organization that lives, or it was purged and its id is never used again",
-            wish.slug
-        );
-    }
-    let begun = orgs::get(tx.conn(), org.as_str()).await?.context("the directory lost the organization")?;
-    said(tx.commit().await)?;
-    for (_, db) in databases {
-        // Told here, in case that the services do not run.
-        said(db.set_state(&org, false, begun.state_version).await)?;
-    }
-    for (service, db) in databases {
-        let adopt: &dyn Adopt = match *service {
-            "tenancy" => &nitejar_tenancy::adoption::Adoption(Arc::clone(&master)),
-            "sprites" => &nitejar_sprites::adoption::Adoption,
-            "billing" => &nitejar_billing::adoption::Adoption,
-            _ => &nitejar_audit::adoption::Adoption,
-        };
-        let restored = said(db.restore(&from.join(service), &org, adopt).await)?;
-        let (number, tables) = (restored.number, restored.compared);
-        tell(&format!(
-            "{service}: put back as number {number}; {tables} tables, each with the digest it had"
-        ));
-        for (table, rows) in restored.left_out {
-            tell(&format!("  {rows} rows of {table} were left out: somebody else has what they name"));
-        }
-    }
-    let mut tx = said(tenancy.control().await)?;
-    orgs::end_restore(tx.conn(), org.as_str()).await?;
-    said(tx.commit().await)?;
-    tell(&format!("{org} is back"));
     Ok(())
 }

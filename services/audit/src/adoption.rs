@@ -21,4 +21,9 @@ impl Adopt for Adoption {
     ) -> BoxFuture<'a, Result<()>> {
         Box::pin(async move { Ok(events::adopt_chain(conn, from.as_str()).await?) })
     }
+
+    /// The log of one that lives goes on: what happened since the backup happened.
+    fn over_the_living(&self) -> bool {
+        false
+    }
 }

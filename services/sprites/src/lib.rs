@@ -2,6 +2,7 @@
 
 pub mod adoption;
 pub mod config;
+mod defaults;
 mod delivery;
 mod dispatch;
 pub mod domain;
@@ -34,6 +35,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use defaults::Defaults;
 use github::Github;
 use provider::{LocalProvider, NoProvider, SpriteProvider};
 use wake::Wake;
@@ -76,6 +78,8 @@ pub(crate) struct Service {
     pub(crate) billing: Upstream,
     pub(crate) tenancy: Upstream,
     pub(crate) provider: Arc<dyn SpriteProvider>,
+    /// Of organizations' settings.
+    pub(crate) defaults: Arc<Defaults>,
     /// None: GitHub is off.
     pub(crate) github: Option<Arc<Github>>,
     /// Runners that wait for work.
@@ -113,6 +117,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         billing: billing.clone(),
         tenancy,
         provider,
+        defaults: Arc::default(),
         github: github.clone(),
         wake: Arc::default(),
         enqueued: Arc::default(),

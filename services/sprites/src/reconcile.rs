@@ -56,7 +56,7 @@ impl Service {
     async fn reap_strays(&self) -> Result<()> {
         let there = self.provider.all().await?;
         let mut ours = BTreeSet::new();
-        for part in self.db.parts() {
+        for part in self.db.parts_twice() {
             ours.extend(sprites::all_ids(&mut *part.control_once().await?).await?);
         }
         for stray in there.difference(&ours) {

@@ -7,6 +7,7 @@ use nitejar_proto::tenancy::v1 as pb;
 
 use crate::Service;
 use crate::domain::email;
+use crate::domain::life::State;
 use crate::handlers::{key_to_pb, user_to_pb};
 use crate::mail::{self, Mail};
 use crate::store::orgs::Membership;
@@ -14,6 +15,7 @@ use crate::store::{credentials, members, orgs, sessions, users};
 
 /// More than anybody is a member of.
 const ALL: i64 = 10_000;
+const JOINED: &str = "You became a member of an organization at this moment. Try again.";
 const CREATING: &str =
     "An organization of yours is being created at this moment. Try again in a few seconds.";
 
@@ -29,7 +31,7 @@ impl Service {
         let keys = credentials::personal(&mut conn, id, "", ALL, now).await?;
         drop(conn);
         let mut memberships = Vec::with_capacity(found.len());
-        for Membership { org_id, slug, role } in found {
+        for Membership { org_id, slug, role, .. } in found {
             let own = ctx.clone().for_tenant(org_id.parse()?);
             let mut tx = self.db.tenant_read(&own).await?;
             let joined_at = members::get(tx.conn(), id).await?.map(|m| to_proto(m.joined_at));
@@ -61,7 +63,7 @@ impl Service {
         let memberships = orgs::memberships(&mut *self.db.control_once().await?, id).await?;
         // All are looked at before one ends: it is refused as a whole, or done as a whole.
         let mut last_of = Vec::new();
-        for m in &memberships {
+        for m in memberships.iter().filter(|m| m.state != State::Deleting.as_str()) {
             let own = ctx.clone().for_tenant(m.org_id.parse()?);
             let owners = self.owners(&own).await?;
             if owners.iter().all(|owner| owner.id == id) && !owners.is_empty() {
@@ -79,22 +81,34 @@ impl Service {
             return Err(Error::new(Code::LastOwner, detail));
         }
         for m in &memberships {
-            let own = ctx.clone().for_tenant(m.org_id.parse()?);
-            match self.end_membership(&own, id, "member.left").await {
-                Ok(tx) => tx.commit().await?,
-                // Ended by somebody else meanwhile.
-                Err(error) if error.code() == Code::NotFound => {}
-                Err(error) => return Err(error),
-            }
+            self.leave_for_good(ctx, id, &m.org_id).await?;
         }
         let mut tx = self.db.control().await?;
-        // Locked from here on, so that no organization and no key of theirs is begun any more.
+        // Locked from here on, so that no organization and no key of theirs is begun any more, and none is joined.
         if !users::lock(tx.conn(), id).await? || orgs::creating(tx.conn(), id).await? {
             return Err(Error::new(Code::Conflict, CREATING));
+        }
+        if !orgs::memberships(tx.conn(), id).await?.is_empty() {
+            return Err(Error::new(Code::Conflict, JOINED));
         }
         users::forget(tx.conn(), id, &user.email, self.clock.now()).await?;
         self.audit_platform(tx.conn(), ctx, "user.deleted", ("user", id), &[]).await?;
         mail::push(tx.conn(), ctx, self, &Mail::account_deleted(&user.email)).await?;
         tx.commit().await
+    }
+
+    async fn leave_for_good(&self, ctx: &RequestCtx, id: &str, org: &str) -> Result<()> {
+        let own = ctx.clone().for_tenant(org.parse()?);
+        // Its life is held still: one that is to be deleted needs no owner, and can't be restored without one.
+        let mut life = self.db.control().await?;
+        let row = orgs::lock(life.conn(), org).await?;
+        let deleting = row.is_some_and(|row| row.state == State::Deleting.as_str());
+        match self.end_membership(&own, id, "member.left", deleting).await {
+            Ok(tx) => tx.commit().await?,
+            // Ended by somebody else meanwhile.
+            Err(error) if error.code() == Code::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        life.commit().await
     }
 }

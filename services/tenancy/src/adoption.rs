@@ -1,4 +1,5 @@
-//! An archive of one organization becomes another's: its secrets are bound to the id, so they are sealed anew.
+//! An archive is put back. As another organization's: its secrets are bound to the id, so they are sealed anew. Over one that
+//! lives: who may enter stays as it is now.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use nitejar_db::archive::Adopt;
 use sqlx::PgConnection;
 
 use crate::domain::envelope::{MasterKeys, Place};
-use crate::store::{exports, secrets, support};
+use crate::store::{exports, living, secrets, support};
 
 /// Holds the keys that opened them.
 #[derive(Clone, Debug)]
@@ -43,7 +44,20 @@ impl Adopt for Adoption {
             exports::forget_all(conn, to.as_str()).await?;
             // Its owners approved access to the other one.
             support::revoke_all(conn, to.as_str()).await?;
-            Ok(())
+            Ok(living::unverify_lost_domains(conn, to.as_str()).await?)
+        })
+    }
+
+    fn note<'a>(&'a self, conn: &'a mut PgConnection, org: &'a OrgId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move { Ok(living::note(conn, org.as_str()).await?) })
+    }
+
+    fn keep<'a>(&'a self, conn: &'a mut PgConnection, org: &'a OrgId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            living::keep(conn, org.as_str()).await?;
+            // What was approved then may have been revoked since.
+            support::revoke_all(conn, org.as_str()).await?;
+            Ok(living::unverify_lost_domains(conn, org.as_str()).await?)
         })
     }
 }

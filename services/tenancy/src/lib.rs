@@ -106,6 +106,11 @@ pub const SCHEMA: Schema = Schema {
             name: "support",
             sql: include_str!("../migrations/control/0014_support.sql"),
         },
+        Migration {
+            version: 15,
+            name: "lives end",
+            sql: include_str!("../migrations/control/0015_lives_end.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -136,6 +141,7 @@ pub const SCHEMA: Schema = Schema {
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },
+        SharedTable { table: "membership_ends", owner: Owner::Org },
         SharedTable { table: "credentials", owner: Owner::Org },
         SharedTable { table: "invitation_tokens", owner: Owner::Org },
         SharedTable { table: "data_keys", owner: Owner::Org },

@@ -26,6 +26,8 @@ use crate::store::receipts;
 
 /// How often to look when nothing wakes us.
 const EVERY: Duration = Duration::from_secs(1);
+/// Every so many turns slugs that were kept for purged organizations are given up.
+const SWEEP: u32 = 600;
 /// A schema with a million rows is counted before it is dropped.
 const PURGE: Duration = Duration::from_secs(60);
 
@@ -58,6 +60,9 @@ impl Service {
             if let Err(error) = self.tell(&org).await {
                 tracing::warn!(org = org.id, error = %error.log_text(), "not all services heard of its state; again");
             }
+        }
+        if turn.is_multiple_of(SWEEP) {
+            orgs::free_slugs(&mut *self.db.control_once().await?, self.clock.now()).await?;
         }
         failed.retain(|id, _| to_purge.iter().any(|org| org.id == *id));
         for org in to_purge {
@@ -99,7 +104,7 @@ impl Service {
             self.purge_at(sprites, "sprites", &id).await?,
             self.purge_at(billing, "billing", &id).await?,
         ];
-        let own = self.db.purge(&id).await?.into_iter();
+        let own = self.db.purge(&id, &nitejar_db::life::NothingElse).await?.into_iter();
         let tables = own.map(|t| Table { name: t.name, rows: t.rows }).collect();
         deleted.push(Store { service: "tenancy".into(), tables });
         if orgs::has_events(&mut *self.db.control_once().await?, &org.id).await? {
@@ -132,11 +137,15 @@ impl Service {
         Ok(Store { service: service.into(), tables })
     }
 
-    async fn end_purge(&self, id: &OrgId, deleted: Vec<Store>) -> Result<()> {
+    async fn end_purge(&self, id: &OrgId, mut deleted: Vec<Store>) -> Result<()> {
         let now = self.clock.now();
         let mut tx = self.db.control().await?;
         let row = orgs::lock(tx.conn(), id.as_str()).await?;
         let Some(row) = row.filter(|row| row.state == State::Purging.as_str()) else { return Ok(()) };
+        let rows = orgs::drop_dead_events(tx.conn(), &row.id).await?;
+        if let Some(own) = deleted.iter_mut().find(|store| store.service == "tenancy") {
+            own.tables.push(Table { name: "control.outbox".into(), rows });
+        }
         let rows: i64 = deleted.iter().flat_map(|s| &s.tables).map(|t| t.rows).sum();
         let receipt = self.receipt_key.sign(&Receipt::new(&row, deleted, now, self.deletion.backups))?;
         let owners: Vec<&str> = row.purge_owners.iter().map(|o| o.id.as_str()).collect();

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::Service;
 use crate::mail::{self, Mail};
 use crate::store::credentials::{self, Ending};
+use crate::store::keys;
 
 const EVERY: Duration = Duration::from_secs(10);
 
@@ -50,12 +51,18 @@ impl Service {
         Ok(())
     }
 
-    /// Who must hear of what happens to a key: its person, or the owners of its organization.
+    /// Who must hear that a key ends: its person, or the owners of its organization.
     async fn holders(&self, key: &Ending) -> Result<Vec<String>> {
         match (&key.user_id, &key.org_id) {
             (Some(user), _) => Ok(vec![self.user(user).await?.email]),
             (None, Some(org)) => {
                 let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.parse()?);
+                let mut tx = self.db.tenant_read(&ctx).await?;
+                let replaced = keys::is_replaced(tx.conn(), &key.key_id).await?;
+                tx.commit().await?;
+                if replaced {
+                    return Ok(Vec::new()); // It ends because it was rotated.
+                }
                 Ok(self.owners(&ctx).await?.into_iter().map(|owner| owner.email).collect())
             }
             (None, None) => Ok(Vec::new()),

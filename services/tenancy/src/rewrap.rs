@@ -1,5 +1,5 @@
-//! The master key changes while everything runs: what an earlier one wrapped is wrapped by the newest, one organization
-//! after another. Killed in between, it goes on with those that are left; two replicas that do the same do it twice.
+//! The master key changes while everything runs: what an earlier one wrapped or sealed, data keys and waiting mails, is
+//! wrapped and sealed by the newest, one organization after another. Killed in between, it goes on with those that are left; two replicas that do the same do it twice.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use nitejar_common::id::OrgId;
 use tokio_util::sync::CancellationToken;
 
 use crate::Service;
+use crate::mail;
 use crate::store::secrets;
 
 /// How often to look; there is something once in a year.
@@ -22,7 +23,7 @@ impl Service {
             match self.rewrap_once(&stop).await {
                 Ok(0) => {}
                 Ok(done) => {
-                    tracing::info!(done, "organizations' data keys are wrapped by the newest master key");
+                    tracing::info!(done, "data keys and mails are under the newest master key");
                     continue;
                 }
                 Err(error) => {
@@ -46,7 +47,9 @@ impl Service {
         }
         let behind = secrets::wrapped_before(&mut conn, &newest, BATCH).await?;
         drop(conn);
-        let mut done = 0;
+        let mut tx = self.db.control().await?;
+        let mut done = mail::reseal(tx.conn(), &self.master).await?;
+        tx.commit().await?;
         for org in behind {
             if stop.is_cancelled() {
                 break;
@@ -72,6 +75,8 @@ impl Service {
         for (version, wrapped) in secrets::lock_data_keys(tx.conn()).await? {
             secrets::rewrap(tx.conn(), version, &self.master.rewrap(org, &wrapped)?).await?;
         }
+        // Dead ones, too: what they say must not be told by a key that is thought to be gone.
+        while mail::reseal(tx.conn(), &self.master).await? > 0 {}
         secrets::note_master(tx.conn(), newest).await?;
         tx.commit().await
     }

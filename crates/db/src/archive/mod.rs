@@ -9,6 +9,8 @@
 //! All of it is of one snapshot. Putting it back is one transaction, which ends only when what stands there then has
 //! the digests that the manifest tells.
 
+mod living;
+mod others;
 mod restore;
 mod tables;
 mod take;

@@ -10,6 +10,8 @@ use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _};
 use tokio::io::AsyncReadExt as _;
 
+use super::living::{keep_outbox, run, see};
+use super::others::leave_out;
 use super::tables::{self, list};
 use super::take::shared_shape;
 use super::{Manifest, Table, file_name};
@@ -18,15 +20,32 @@ use crate::mover::arrival;
 use crate::names::Names;
 use crate::{Db, Owner, SharedTable, errors};
 
-/// What a service must do so that rows of one organization become another's: what is bound to its id is bound anew.
+/// What a service must do when rows are put back.
 pub trait Adopt: Send + Sync {
-    /// The connection sees the restored tables.
+    /// Rows of one organization become another's: what is bound to its id is bound anew. The connection sees the restored
+    /// tables.
     fn adopt<'a>(
         &'a self,
         conn: &'a mut PgConnection,
         from: &'a OrgId,
         to: &'a OrgId,
     ) -> BoxFuture<'a, Result<()>>;
+
+    /// Whether an organization's rows are put back over those that it has. A log is not: it would lose its end.
+    fn over_the_living(&self) -> bool {
+        true
+    }
+
+    /// Notes in temporary tables what must not come back with older rows, such as who may no longer enter. The connection
+    /// sees the tables that are about to be replaced.
+    fn note<'a>(&'a self, _: &'a mut PgConnection, _: &'a OrgId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    /// Sees to that. The connection sees the restored tables.
+    fn keep<'a>(&'a self, _: &'a mut PgConnection, _: &'a OrgId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// What became of an archive.
@@ -42,13 +61,22 @@ pub struct Restored {
 
 impl Db {
     /// Puts an archive back as an organization: one that has nothing here, or one that has, instead of what it has. One
-    /// transaction: killed at any line, nothing happened. It is suspended until somebody tells what it is to be.
-    pub async fn restore(&self, dir: &Path, org: &OrgId, adopt: &dyn Adopt) -> Result<Restored> {
-        self.settle_move(org).await?;
-        let db = self.placed(org).await?;
-        let restored = db.put(dir, org, Some(adopt), "suspended", None).await?;
+    /// transaction: killed at any line, nothing happened. It is suspended until somebody tells what it is to be. None: what
+    /// it has stays ([`Adopt::over_the_living`]).
+    pub async fn restore(&self, dir: &Path, org: &OrgId, adopt: &dyn Adopt) -> Result<Option<Restored>> {
+        // Nobody moves it meanwhile.
+        let _lock = self.stay(org).await?;
+        let from: OrgId =
+            Manifest::read(dir)?.org_id.parse().map_err(|_| tampered("names no organization"))?;
+        let db = self.placed_like(org, &from).await?;
+        if from == *org && !adopt.over_the_living() && db.number_here(org).await?.is_some() {
+            db.check(dir, &Manifest::read(dir)?).await?;
+            return Ok(None);
+        }
+        let others = self.parts().filter(|part| !part.is(db)).collect::<Vec<_>>();
+        let restored = db.put(dir, org, Some((adopt, &others)), "suspended", None).await?;
         self.0.directory.forget(org);
-        Ok(restored)
+        Ok(Some(restored))
     }
 
     /// The same in this very database, as what the directory is to call it: `arriving_as` is its state and the count of
@@ -57,7 +85,7 @@ impl Db {
         &self,
         dir: &Path,
         org: &OrgId,
-        adopt: Option<&dyn Adopt>,
+        adopt: Option<(&dyn Adopt, &[&Self])>,
         state: &str,
         arriving_as: Option<(&str, i64)>,
     ) -> Result<Restored> {
@@ -67,6 +95,10 @@ impl Db {
         let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
         let mut tx = conn.begin().await.map_err(errors::from_sqlx)?;
         arrival(&mut tx, org).await?;
+        let living = match adopt {
+            Some((adopt, _)) if from == *org => self.note_living(&mut tx, org, adopt).await?,
+            _ => false,
+        };
         self.take_away(&mut tx, org).await?;
         let number: i64 = sqlx::query_scalar(
             "INSERT INTO control.tenants (state, schema_version) VALUES ('building', 0) RETURNING number",
@@ -105,12 +137,19 @@ impl Db {
                 left_out.push((format!("control.{}", shared.table), rows));
             }
         }
-        if from != *org {
-            let path = format!("SET LOCAL search_path = {}", Names::schema(number));
-            sqlx::raw_sql(AssertSqlSafe(path)).execute(&mut *tx).await.map_err(errors::from_sqlx)?;
-            // What was on its way named the other one; it has left, or it was taken while it had not.
-            sqlx::raw_sql("DELETE FROM outbox").execute(&mut *tx).await.map_err(errors::from_sqlx)?;
-            if let Some(adopt) = adopt {
+        if let Some((adopt, others)) = adopt {
+            for other in others {
+                for (table, rows) in leave_out(&mut tx, other, self.0.schema.shared, org, number).await? {
+                    left_out.push((format!("control.{table}"), rows));
+                }
+            }
+            see(&mut tx, number).await?;
+            if living {
+                keep_outbox(&mut tx, number).await?;
+                adopt.keep(&mut tx, org).await?;
+            } else if from != *org {
+                // What was on its way named the other one; it has left, or it was taken while it had not.
+                run(&mut tx, "DELETE FROM outbox").await?;
                 adopt.adopt(&mut tx, &from, org).await?;
             }
         }

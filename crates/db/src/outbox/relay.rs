@@ -339,18 +339,19 @@ impl Part {
         let mut tx = self.begin(ctx).await?;
         for (i, message) in messages.iter().enumerate() {
             match results.get(i) {
-                Some(Ok(())) => done.push(message.seq),
+                Some(Ok(())) => done.push(message.id.clone()),
                 Some(Err(failure)) => self.fail(&mut tx, message, failure, now, &labels).await?,
-                None => untried.push(message.seq),
+                None => untried.push(message.id.clone()),
             }
         }
-        sqlx::query("DELETE FROM outbox WHERE seq = ANY($1)")
+        // By id: a moved or restored outbox may give a number again.
+        sqlx::query("DELETE FROM outbox WHERE id = ANY($1)")
             .bind(&done)
             .execute(tx.conn())
             .await
             .map_err(errors::from_sqlx)?;
         if !untried.is_empty() {
-            sqlx::query("UPDATE outbox SET leased_until = NULL WHERE seq = ANY($1)")
+            sqlx::query("UPDATE outbox SET leased_until = NULL WHERE id = ANY($1)")
                 .bind(&untried)
                 .execute(tx.conn())
                 .await
@@ -396,9 +397,9 @@ impl Part {
         let detail: String = failure.detail.chars().take(500).collect();
         sqlx::query(
             "UPDATE outbox SET attempts = $2, next_attempt_at = $3, leased_until = NULL, last_error = $4, \
-             dead_at = CASE WHEN $5 THEN $6 END WHERE seq = $1",
+             dead_at = CASE WHEN $5 THEN $6 END WHERE id = $1",
         )
-        .bind(message.seq)
+        .bind(&message.id)
         .bind(attempts)
         .bind(next)
         .bind(detail)

@@ -74,8 +74,13 @@ async fn a_migrator_that_is_killed_twenty_times_migrates_each_tenant_once() {
         let _ = process.kill();
         let ended = process.wait().unwrap();
         cut_short += usize::from(!ended.success());
-        let (before, after) = (at_version(&mut raw, 1).await, at_version(&mut raw, 2).await);
-        assert_eq!(before + after, all, "each is at the old version or at the new one");
+        // At one moment: a server may still commit for who was killed.
+        let known: i64 =
+            sqlx::query_scalar("SELECT count(*) FROM control.tenants WHERE schema_version IN (1, 2)")
+                .fetch_one(&mut raw)
+                .await
+                .unwrap();
+        assert_eq!(known, all, "each is at the old version or at the new one");
     }
     assert!(cut_short > 3, "only {cut_short} were killed in the middle of it");
     let began = Instant::now();
@@ -112,7 +117,8 @@ async fn canaries_spare_the_others_and_laggards_are_named() {
     for _ in 0..8 {
         old.build_spare().await.unwrap();
     }
-    let busy = tenant(&old).await;
+    let (busy, canary) = (tenant(&old).await, tenant(&old).await);
+    old.provision(canary.tenant().unwrap()).await.unwrap();
     let number = old.tenant(&busy).await.unwrap().number();
     old.close().await;
     let mut raw = PgConnection::connect(&keep.handle.url).await.unwrap();
@@ -127,14 +133,18 @@ async fn canaries_spare_the_others_and_laggards_are_named() {
     let mut reader = PgConnection::connect(&keep.handle.url).await.unwrap();
     let sql = format!("BEGIN; SELECT count(*) FROM t_{number}.notes");
     sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut reader).await.unwrap();
+    // One chosen canary alone; the busy one says so.
+    assert!(!new.migrate_one(busy.tenant().unwrap()).await.unwrap());
+    assert!(new.migrate_one(canary.tenant().unwrap()).await.unwrap());
+    assert_eq!(at_version(&mut raw, 2).await, 1);
     let told = std::sync::Mutex::new(Vec::new());
     let migrated = new.migrate_tenants(&|p| told.lock().unwrap().push(p)).await.unwrap();
-    assert_eq!((migrated.laggards, i64::try_from(migrated.done).unwrap()), (vec![number], all - 1));
+    assert_eq!((migrated.laggards, i64::try_from(migrated.done).unwrap()), (vec![number], all - 2));
     let told = told.into_inner().unwrap();
     assert!(told.windows(2).all(|w| w[0].done <= w[1].done) && told.len() > 3);
     assert!(
         told.iter()
-            .all(|p| i64::try_from(p.of).unwrap() == all && p.left().is_none_or(|l| l.as_secs() < 600))
+            .all(|p| i64::try_from(p.of).unwrap() == all - 1 && p.left().is_none_or(|l| l.as_secs() < 600))
     );
     sqlx::raw_sql("ROLLBACK").execute(&mut reader).await.unwrap();
     let again = new.migrate_tenants(&|_| {}).await.unwrap();

@@ -110,7 +110,7 @@ async fn organizations_are_placed_where_there_are_the_fewest_and_moved_whole() {
     db.move_tenant(org, "").await.unwrap().unwrap();
     assert_eq!(notes(&db, &all[0]).await, ["of 0"]);
     assert_eq!(db.move_tenant(org, "third").await.unwrap_err().code(), Code::Internal);
-    let purged = db.purge(all[1].tenant().unwrap()).await.unwrap();
+    let purged = db.purge(all[1].tenant().unwrap(), &nitejar_db::life::NothingElse).await.unwrap();
     assert!(purged.iter().any(|t| t.name == "notes" && t.rows == 1), "{purged:?}");
     assert!(db.was_purged(all[1].tenant().unwrap()).await.unwrap());
     assert_eq!(db.tenant(&all[1]).await.unwrap_err().code(), Code::NotFound);

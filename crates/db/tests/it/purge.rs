@@ -57,13 +57,17 @@ async fn all_of_one_goes_and_the_neighbour_stays() {
     }
     let (number, other) = (mark(&db, &gone).await, mark(&db, &stays).await);
     let org = gone.tenant().unwrap();
-    let tables = db.purge(org).await.unwrap();
+    let tables = db.purge(org, &nitejar_db::life::NothingElse).await.unwrap();
     for (name, expected) in
         [("notes", 2), ("outbox", 0), ("control.marks", 1), ("control.names", 1), ("control.outbox_due", 0)]
     {
         assert_eq!(rows(&tables, name), expected, "{name}");
     }
-    assert_eq!(db.purge(org).await.unwrap(), tables, "asked again, the same answer");
+    assert_eq!(
+        db.purge(org, &nitejar_db::life::NothingElse).await.unwrap(),
+        tables,
+        "asked again, the same answer"
+    );
     assert_eq!(db.tenant(&gone).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(db.org_of(number).await.unwrap(), None);
     assert_eq!(notes(&db, &stays).await, ["c"]);
@@ -79,7 +83,7 @@ async fn all_of_one_goes_and_the_neighbour_stays() {
     assert!(!there, "the schema is there");
     // Nobody who was never here has anything.
     let stranger = nitejar_common::id::OrgId::new(&SystemClock);
-    assert_eq!(db.purge(&stranger).await.unwrap(), []);
+    assert_eq!(db.purge(&stranger, &nitejar_db::life::NothingElse).await.unwrap(), []);
 }
 
 /// Another replica learns of it by the role that is not there any more; a suspended organization is read on.
@@ -100,7 +104,7 @@ async fn other_replicas_notice_and_a_suspended_one_is_read_on() {
         .await
         .unwrap();
     assert_eq!(state, "suspended", "what comes late is ignored");
-    db.purge(org).await.unwrap();
+    db.purge(org, &nitejar_db::life::NothingElse).await.unwrap();
     // Where the role stays (a clone uses it, too) the first one fails at its first statement, and what comes after looks anew.
     let mut refused = 0;
     for _ in 0..200 {
@@ -140,16 +144,16 @@ async fn what_is_still_to_be_delivered_or_written_holds_it_up() {
     let mut tx = db.tenant(&ctx).await.unwrap();
     push(tx.conn(), &ctx, &SystemClock, "test", "", b"an event").await.unwrap();
     // Not committed yet: whoever purges can't get in between.
-    let refused = db.purge(org).await.unwrap_err();
+    let refused = db.purge(org, &nitejar_db::life::NothingElse).await.unwrap_err();
     assert_eq!(refused.code(), Code::Aborted, "{}", refused.log_text());
     tx.commit().await.unwrap();
-    let refused = db.purge(org).await.unwrap_err();
+    let refused = db.purge(org, &nitejar_db::life::NothingElse).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unavailable, "{}", refused.log_text());
     let taken = Arc::new(Taken::default());
     let relay = Relay::new(db.clone(), "dbtest").topic("test", taken.clone());
     while relay.turn().await.unwrap() {}
     assert_eq!(*taken.0.lock().unwrap(), ["an event"]);
-    db.purge(org).await.unwrap();
+    db.purge(org, &nitejar_db::life::NothingElse).await.unwrap();
 }
 
 /// Of many at once one does it, and all hear the same.
@@ -159,7 +163,8 @@ async fn many_at_once_are_one() {
     let ctx = tenant(&db).await;
     write(&db, &ctx, "a").await;
     let org = ctx.tenant().unwrap();
-    let all = futures_util::future::join_all((0..8).map(|_| db.purge(org))).await;
+    let all =
+        futures_util::future::join_all((0..8).map(|_| db.purge(org, &nitejar_db::life::NothingElse))).await;
     let done: Vec<_> = all.into_iter().filter_map(|r| r.ok()).collect();
     assert!(!done.is_empty());
     for tables in done {
@@ -190,7 +195,7 @@ async fn the_role_goes_too() {
     };
     let role = format!("{name}_t{number}");
     assert!(roles(&mut raw).await.contains(&role));
-    own.purge(gone.tenant().unwrap()).await.unwrap();
+    own.purge(gone.tenant().unwrap(), &nitejar_db::life::NothingElse).await.unwrap();
     assert!(!roles(&mut raw).await.contains(&role));
     assert_eq!(own.tenant(&gone).await.unwrap_err().code(), Code::NotFound);
     assert_eq!(notes(&own, &stays).await, ["kept"]);

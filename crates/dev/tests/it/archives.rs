@@ -205,6 +205,32 @@ async fn a_changed_archive_restores_nothing() {
     change("service", manifest, &|t| t.replace("\"tenancy\"", "\"billing\""));
     change("other", manifest, &|t| t.replace(&org, &victim.org));
     change("no org", "org.json", &|_| "{}".into());
+    // Somebody who can write files makes all digests fit: without the master key there is no seal.
+    let forged = tool.dir.join("forged");
+    copied(&tool.dir.join("good"), &forged);
+    let rows = std::fs::read_to_string(forged.join("tenancy/members.copy")).unwrap();
+    std::fs::write(forged.join("tenancy/members.copy"), rows.replace("\tmember\t", "\towner\t")).unwrap();
+    let digest = nitejar_common::key::sha256(&rows.replace("\tmember\t", "\towner\t"));
+    let text = std::fs::read_to_string(forged.join(manifest)).unwrap();
+    let text = text.replace(&digest_of("good", "members"), &hex::encode(digest));
+    std::fs::write(forged.join(manifest), text).unwrap();
+    // A's rows as B's: every file that names whose they are names B.
+    let renamed = tool.dir.join("renamed");
+    copied(&tool.dir.join("good"), &renamed);
+    for file in [
+        "org.json",
+        "tenancy/manifest.json",
+        "sprites/manifest.json",
+        "billing/manifest.json",
+        "audit/manifest.json",
+    ] {
+        let text = std::fs::read_to_string(renamed.join(file)).unwrap();
+        std::fs::write(renamed.join(file), text.replace(&org, &victim.org)).unwrap();
+    }
+    for name in ["forged", "renamed"] {
+        let (good, said) = tool.run(&["restore", name]).await;
+        assert!(!good && said.contains("this backup was changed"), "{name}: {said}");
+    }
     for name in ["rows", "cut", "digest", "path", "column", "future", "service", "other", "no org", "nowhere"]
     {
         let (good, said) = tool.run(&["restore", name]).await;
@@ -221,6 +247,60 @@ async fn a_changed_archive_restores_nothing() {
     w.owner.until_ok(&format!("/v1/orgs/{}", w.org), 20).await.unwrap();
     w.owner.until(&format!("/v1/orgs/{}", w.org), 20, "its life", seen).await.unwrap();
     drop(operator);
+    stack.stop().await.unwrap();
+}
+
+/// Data is of then, who may enter is of now, and the log goes on.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_in_place_lets_nobody_in_who_was_shut_out_since() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let tool = Tool::new(&stack);
+    let w = World::new(&stack).await;
+    let at = |rest: &str| format!("/v1/orgs/{}{rest}", w.org);
+    let made = w.owner.post(&at("/keys"), &json!({ "name": "leaked", "role": "admin" })).await.unwrap();
+    let leaked = operator.with_key(&text(&made, "secret"));
+    let kept = w.owner.post(&at("/keys"), &json!({ "name": "kept", "role": "viewer" })).await.unwrap();
+    let kept = operator.with_key(&text(&kept, "secret"));
+    leaked.until_ok(&at(""), 10).await.unwrap();
+    tool.must(&["backup", &w.org, "then"]).await;
+    let name = text(&w.owner.get(&at("")).await.unwrap(), "name");
+
+    w.owner.delete(&at(&format!("/keys/{}", text(&made["key"], "id")))).await.unwrap();
+    w.owner.delete(&at(&format!("/members/{}", w.member_id))).await.unwrap();
+    w.owner.delete(&at(&format!("/invitations/{}", w.invitation))).await.unwrap();
+    let (heir, heir_id) = crate::world::join(&operator, &w.owner, &w.org, "owner").await;
+    w.owner.patch(&at(""), &json!({ "name": "of now" })).await.unwrap();
+    operator
+        .put(&format!("/v1/operator/orgs/{}/legal-hold", w.org), &json!({ "reason": "case 7" }))
+        .await
+        .unwrap();
+    let (good, said) = tool.run(&["restore", "then"]).await;
+    assert!(!good && said.contains("legal hold"), "{said}");
+    operator.delete(&format!("/v1/operator/orgs/{}/legal-hold", w.org)).await.unwrap();
+    let said = tool.must(&["restore", "then"]).await;
+    assert!(said.contains("audit: stays as it is"), "{said}");
+
+    let again = |v: &Value| v["state"] == "active" && v["name"] == name.as_str();
+    heir.until_ok(&at(""), 20).await.unwrap();
+    heir.until(&at(""), 20, "the name of then", again).await.unwrap();
+    for shut_out in [&leaked, &w.member] {
+        let answer = shut_out.call(Method::GET, &at(""), None).await.unwrap();
+        assert!(matches!(answer.status, 401 | 404), "{} {}", answer.status, answer.body);
+    }
+    kept.until_ok(&at(""), 20).await.unwrap();
+    let members = heir.all(&at("/members"), "members").await.unwrap();
+    let ids: Vec<&str> = members.iter().filter_map(|m| m["user_id"].as_str()).collect();
+    assert!(ids.contains(&heir_id.as_str()) && !ids.contains(&w.member_id.as_str()), "{ids:?}");
+    let invited = heir.all(&at("/invitations"), "invitations").await.unwrap();
+    assert!(invited.iter().all(|i| i["id"] != w.invitation.as_str()), "{invited:?}");
+    let told = |v: &Value| {
+        let events = v["events"].as_array().unwrap();
+        let has = |action: &str| events.iter().any(|e| e["action"] == action);
+        has("org.restored_from_backup") && has("member.removed") && has("org.hold_released")
+    };
+    heir.until(&at("/audit-events"), 20, "the restore in the log", told).await.unwrap();
+    assert_eq!(heir.get(&at("/audit-events:verify")).await.unwrap()["valid"], true);
     stack.stop().await.unwrap();
 }
 

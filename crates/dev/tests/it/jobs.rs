@@ -54,6 +54,24 @@ fn alive(mark: &str) -> usize {
     procs::all().keys().filter(|pid| procs::args(**pid).iter().any(|a| a == mark)).count()
 }
 
+/// An agent without a limit of its own has the organization's.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_organizations_setting_limits_a_job() {
+    let b = Bench::new().await;
+    let at = |rest: &str| format!("/v1/orgs/{}{rest}", b.org);
+    let config = json!({ "config": { "timeout_seconds": 0, "limits": { "memory_mib": 64 } } });
+    b.owner.patch(&at(&format!("/agents/{}", b.agent)), &config).await.unwrap();
+    b.owner.patch(&at(""), &json!({ "settings": { "job_timeout_seconds": 1 } })).await.unwrap();
+    let job = b.run("sleep 600").await;
+    assert_eq!((text(&job, "state"), text(&job, "reason")), ("failed".into(), "timed_out".into()), "{job}");
+    for (zone, status) in [("Europe/Berlin", 200), ("UTC", 200), ("Europe/Nowhere", 400), ("FOO5", 400)] {
+        let wish = json!({ "settings": { "timezone": zone } });
+        let answer = b.owner.call(reqwest::Method::PATCH, &at(""), Some(&wish)).await.unwrap();
+        assert_eq!(answer.status, status, "{zone}: {}", answer.body);
+    }
+    b.stack.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_that_takes_too_much_is_killed_with_all_its_children() {
     let b = Bench::new().await;

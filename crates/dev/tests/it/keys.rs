@@ -5,7 +5,7 @@ use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::people::mail;
+use crate::people::{Browser, mail, sign_in};
 
 async fn becomes(client: &Client, path: &str, status: u16) {
     for _ in 0..80 {
@@ -63,6 +63,42 @@ async fn a_key_is_good_where_and_as_often_as_it_says() {
     stack.stop().await.unwrap();
 }
 
+/// A person's own key is bound as an organization's is, and dies for an organization with the membership.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_personal_key_has_limits_and_ends_with_the_membership() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let path = format!("/v1/orgs/{org}");
+    let mut browser = Browser::new(&stack);
+    sign_in(&stack, &mut browser, "comes@example.com").await;
+    let id = text(&browser.get("/v1/me").await.body, "id");
+    let wish = json!({ "name": "far", "allowed_networks": ["203.0.113.0/24"], "requests_per_minute": 9 });
+    let far = browser.post("/v1/me/keys", wish).await.body;
+    assert_eq!(far["key"]["requests_per_minute"], 9, "{far}");
+    let far = operator.with_key(&text(&far, "secret"));
+    assert_eq!(code(&far, Method::GET, "/v1/me", Value::Null).await, (403, "address_not_allowed".into()));
+    let laptop = |answer: Value| operator.with_key(&text(&answer, "secret"));
+    let first = laptop(browser.post("/v1/me/keys", json!({ "name": "laptop" })).await.body);
+    let invited = json!({ "email": "comes@example.com", "role": "viewer" });
+    for round in 0..2 {
+        let token = owner.post(&format!("{path}/invitations"), &invited).await.unwrap()["token"].clone();
+        assert_eq!(browser.post("/v1/invitations:accept", json!({ "token": token })).await.status, 200);
+        becomes(&first, &path, if round == 0 { 200 } else { 404 }).await;
+        if round == 0 {
+            owner.delete(&format!("{path}/members/{id}")).await.unwrap();
+            becomes(&first, &path, 404).await;
+        }
+    }
+    // The person is back, and so is what they make from now on.
+    assert_eq!(browser.get(&path).await.status, 200);
+    let second = laptop(browser.post("/v1/me/keys", json!({ "name": "new" })).await.body);
+    becomes(&second, &path, 200).await;
+    assert_eq!(first.call(Method::GET, "/v1/me", None).await.unwrap().status, 200, "theirs it is still");
+    stack.stop().await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_changed_without_a_gap_and_its_end_is_told() {
     let stack = TestStack::start().await.unwrap();
@@ -113,6 +149,16 @@ async fn a_key_is_changed_without_a_gap_and_its_end_is_told() {
     let id = text(&ends["key"], "id");
     let mut db = stack.database("tenancy").await.unwrap();
     let address = text(&owner.get("/v1/me").await.unwrap(), "email");
+    // One that was rotated ends as expected, and nobody is told.
+    let rotated =
+        owner.post(&keys, &json!({ "name": "old", "role": "viewer", "expires_at": at(30) })).await.unwrap();
+    let rotated = text(&rotated["key"], "id");
+    owner.post(&format!("{keys}/{rotated}:rotate"), &json!({})).await.unwrap();
+    sqlx::query("UPDATE control.credentials SET created_at = now() - interval '60 days' WHERE key_id = $1")
+        .bind(&rotated)
+        .execute(&mut db)
+        .await
+        .unwrap();
     for (step, left) in [(1, "6 days"), (2, "12 hours")] {
         sqlx::query("UPDATE control.credentials SET created_at = now() - interval '60 days', expires_at = now() + $2::interval WHERE key_id = $1")
             .bind(&id)
@@ -123,6 +169,7 @@ async fn a_key_is_changed_without_a_gap_and_its_end_is_told() {
         let told = mail(&stack, &address, step).await;
         assert!(told.text.contains("\"ends\"") && told.text.contains(&id), "{told:?}");
     }
+    assert!(stack.mailbox.of(&address).iter().all(|m| !m.text.contains(&rotated)));
     stack.stop().await.unwrap();
 }
 
@@ -144,6 +191,9 @@ async fn a_hundred_keys_are_enough() {
     assert_eq!(made.iter().filter(|s| **s == 200).count(), 2, "{made:?}");
     let some = text(&owner.get(&keys).await.unwrap()["keys"][0], "id");
     owner.delete(&format!("{keys}/{some}")).await.unwrap();
-    owner.post(&keys, &wish).await.unwrap();
+    let some = text(&owner.post(&keys, &wish).await.unwrap()["key"], "id");
+    // Whoever has so many still rotates them, and has no more afterwards.
+    owner.post(&format!("{keys}/{some}:rotate"), &json!({})).await.unwrap();
+    assert_eq!(code(&owner, Method::POST, &keys, wish.clone()).await, (409, "conflict".into()));
     stack.stop().await.unwrap();
 }

@@ -288,11 +288,26 @@ async fn an_account_is_shown_and_forgotten() {
     .await
     .unwrap();
     assert_eq!(known, 0);
+    // Nor does the platform's log, nor any other table of any service; what was sealed for the mail is gone.
+    let events = operator.all("/v1/operator/audit-events", "events").await.unwrap();
+    assert!(events.len() > 3 && !json!(events).to_string().contains("gone@example.com"), "{events:?}");
     // Who comes back with that address is somebody new.
     let mut again = Browser::new(&stack);
     sign_in(&stack, &mut again, "gone@example.com").await;
     let new = again.get("/v1/me").await.body;
     assert_ne!(text(&new, "id"), id);
     assert_eq!(again.get("/v1/orgs").await.body["orgs"], json!([]));
+
+    // An organization that is to be deleted holds nobody; and without an owner it does not come back.
+    let (sole, _) = person(&operator, "sole").await.unwrap();
+    let email = text(&sole.get("/v1/me").await.unwrap(), "email");
+    let last = organization(&sole).await.unwrap();
+    let (guest, _) = join(&operator, &sole, &last, "admin").await;
+    let slug = text(&sole.get(&format!("/v1/orgs/{last}")).await.unwrap(), "slug");
+    assert_eq!(code(&sole, Method::DELETE, &delete(&email), Value::Null).await, (409, "last_owner".into()));
+    sole.delete(&format!("/v1/orgs/{last}?slug={slug}")).await.unwrap();
+    sole.delete(&delete(&email)).await.unwrap();
+    let members = guest.all(&format!("/v1/orgs/{last}/members"), "members").await.unwrap();
+    assert_eq!(members.len(), 1, "{members:?}");
     stack.stop().await.unwrap();
 }

@@ -101,6 +101,36 @@ async fn an_organization_that_works_is_moved_between_databases() {
     let verdict = w.owner.get(&at("/audit-events:verify")).await.unwrap();
     assert_eq!(verdict["valid"], true, "{verdict}");
 
+    // A copy of it, beside it: what only one of the two may have stays with it, although it is in the second database.
+    tool.must(&["backup", &w.org, "copy"]).await;
+    let copy = nitejar_common::id::OrgId::new(&nitejar_common::clock::SystemClock).to_string();
+    let said =
+        tool.must(&["restore", "copy", "--as-org", &copy, "--slug", &format!("copy-{}", &copy[20..])]).await;
+    assert!(said.contains("control.sprites were left out"), "{said}");
+    assert!(said.contains("control.github_installations were left out"), "{said}");
+    for table in ["sprites", "github_installations", "job_pointers"] {
+        let key = match table {
+            "sprites" => "id",
+            "github_installations" => "installation_id::text",
+            _ => "job_id",
+        };
+        let sql = format!("SELECT {key} FROM control.{table}");
+        let mut all: Vec<String> = Vec::new();
+        for url in [&second["sprites"], &stack.databases["sprites"].handle.url] {
+            let mut raw = <sqlx::PgConnection as sqlx::Connection>::connect(url).await.unwrap();
+            all.extend(
+                sqlx::query_scalar::<_, String>(sqlx::AssertSqlSafe(sql.clone()))
+                    .fetch_all(&mut raw)
+                    .await
+                    .unwrap(),
+            );
+        }
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count, "{table}: in both databases");
+    }
+
     // And it ends where it is: nothing of it is left in either database.
     let slug = text(&w.owner.get(&at("")).await.unwrap(), "slug");
     w.owner.delete(&at(&format!("?slug={slug}"))).await.unwrap();

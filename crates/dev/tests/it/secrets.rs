@@ -151,6 +151,23 @@ async fn the_master_key_is_replaced_under_load_and_the_old_one_opens_nothing() {
     let before = operator.get(progress).await.unwrap();
     assert_eq!(before, json!({ "master_key_id": old_key.id(), "wrapped": 5, "remaining": 0 }));
 
+    // Mails that could not be sent hold links and addresses.
+    let mut db = stack.database("tenancy").await.unwrap();
+    let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
+        .bind(&orgs[0].id)
+        .fetch_one(&mut db)
+        .await
+        .unwrap();
+    let outboxes = [format!("t_{number}.outbox"), "control.outbox".to_owned()];
+    for outbox in &outboxes {
+        let sql = format!(
+            "INSERT INTO {outbox} (id, topic, key, payload, request_id, trace, created_at, next_attempt_at, dead_at) \
+             VALUES ('out_dead', 'mail', 'k', $1, '', '', now(), now(), now())"
+        );
+        let sealed = old_key.seal_mail(b"a dead mail").unwrap();
+        sqlx::query(AssertSqlSafe(sql)).bind(sealed).execute(&mut db).await.unwrap();
+    }
+
     let stop = Arc::new(AtomicBool::new(false));
     let busy: Vec<_> = orgs.iter().map(|org| load(Arc::clone(org), Arc::clone(&stop))).collect();
     // In the middle of the rollout: a replica whose newest key is the new one, beside one whose newest is the old one.
@@ -159,6 +176,12 @@ async fn the_master_key_is_replaced_under_load_and_the_old_one_opens_nothing() {
     let second = operator.at(&stack.another_tenancy(&keys).await.unwrap());
     let done = second.until(progress, 60, "all data keys", |v| v["remaining"] == 0).await.unwrap();
     assert_eq!(done, json!({ "master_key_id": new_key.id(), "wrapped": 5, "remaining": 0 }));
+    for outbox in &outboxes {
+        let sql = format!("SELECT payload FROM {outbox} WHERE id = 'out_dead'");
+        let sealed: Vec<u8> = sqlx::query_scalar(AssertSqlSafe(sql)).fetch_one(&mut db).await.unwrap();
+        assert!(old_key.open_mail(&sealed).is_err(), "{outbox}: the old key still opens a mail");
+        assert_eq!(new_key.open_mail(&sealed).unwrap().as_slice(), b"a dead mail");
+    }
     // The replica of before does not undo it.
     tokio::time::sleep(std::time::Duration::from_secs(12)).await;
     assert_eq!(second.get(progress).await.unwrap()["remaining"], 0);
@@ -169,7 +192,6 @@ async fn the_master_key_is_replaced_under_load_and_the_old_one_opens_nothing() {
     for busy in busy {
         assert!(busy.await.unwrap() > 3, "there was no load");
     }
-    let mut db = stack.database("tenancy").await.unwrap();
     for org in &orgs {
         let client = org.owner.at(&third);
         client.put(&org.at("/secrets/TOKEN"), &json!({ "value": "after" })).await.unwrap();

@@ -328,5 +328,14 @@ async fn a_new_device_is_told_of() {
     assert!(told.text.contains("Other/2.0") && told.text.contains("127.0.0.1"), "{told:?}");
     sign_in(&stack, &mut Browser { agent: "Other/2.0", ..Browser::new(&stack) }, "ada@example.com").await;
     assert_eq!(stack.mailbox.of("ada@example.com").len(), 5, "it is known now");
+    // After so long that no place of theirs is kept any device is a new one.
+    let mut db = stack.database("tenancy").await.unwrap();
+    for sql in
+        ["DELETE FROM control.sessions", "UPDATE control.users SET created_at = now() - interval '400 days'"]
+    {
+        sqlx::query(sql).execute(&mut db).await.unwrap();
+    }
+    sign_in(&stack, &mut Browser { agent: "Other/2.0", ..Browser::new(&stack) }, "ada@example.com").await;
+    assert_eq!(mail(&stack, "ada@example.com", 7).await.subject, "A new device signed in");
     stack.stop().await.unwrap();
 }

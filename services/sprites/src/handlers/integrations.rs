@@ -51,11 +51,19 @@ impl Integrations for Service {
         let person = ctx(&request)?.require_user()?.to_owned();
         let r = request.into_inner();
         let app = self.github()?;
-        let mut tx = self.db.control().await?;
         let hash = nitejar_common::key::sha256(&r.state);
-        let began =
-            github::use_install(tx.conn(), &hash, &person, self.clock.now()).await.map_err(Error::from)?;
-        tx.commit().await?;
+        let mut began = None;
+        // It was begun in the first database; an organization that is moved takes what it began along.
+        for part in self.db.parts_twice() {
+            let mut tx = part.control().await?;
+            began = github::use_install(tx.conn(), &hash, &person, self.clock.now())
+                .await
+                .map_err(Error::from)?;
+            tx.commit().await?;
+            if began.is_some() {
+                break;
+            }
+        }
         let ctx = began.ok_or_else(|| {
             Error::new(
                 Code::Conflict,
@@ -85,12 +93,7 @@ impl Integrations for Service {
         // The primary key refuses a second one in one database; this does among several.
         let mut binding = self.db.control().await?;
         github::one_at_a_time(binding.conn(), r.installation_id).await.map_err(Error::from)?;
-        let mut bound = github::installation(binding.conn(), r.installation_id).await.map_err(Error::from)?;
-        for part in self.db.parts().skip(1) {
-            let mut conn = part.control_once().await?;
-            bound =
-                bound.or(github::installation(&mut conn, r.installation_id).await.map_err(Error::from)?);
-        }
+        let bound = github::installation_anywhere(&self.db, r.installation_id).await?;
         if bound.is_some_and(|(org, _)| ctx.tenant.as_ref().is_none_or(|own| own.as_str() != org)) {
             return Err(is_bound().into());
         }

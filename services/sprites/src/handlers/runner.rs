@@ -7,7 +7,6 @@ use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::grpc::trace;
-use nitejar_db::Db;
 use nitejar_proto::sprites::v1 as pb;
 use nitejar_proto::sprites::v1::runner_server::Runner;
 use nitejar_proto::tenancy::v1::OpenSecretsRequest;
@@ -16,7 +15,6 @@ use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
 use crate::Service;
-use crate::domain::agent::TIMEOUT;
 use crate::domain::job::{MAX_LOG, Outcome};
 use crate::endings::Attempt;
 use crate::store::agents::AgentRow;
@@ -174,7 +172,7 @@ impl Service {
 
     /// The calling Sprite's (agent, phase).
     async fn sprite(&self, ctx: &RequestCtx) -> Result<(String, String)> {
-        for part in self.everywhere_twice() {
+        for part in self.db.parts_twice() {
             let found = sprites::of_runner(&mut *part.control_once().await?, &ctx.actor.id).await?;
             if let Some(found) = found {
                 return Ok(found);
@@ -185,19 +183,12 @@ impl Service {
 
     /// Whose token that is: (sprite, organization).
     pub(crate) async fn sprite_by_token(&self, sha256: &[u8]) -> Result<Option<(String, String)>> {
-        for part in self.everywhere_twice() {
+        for part in self.db.parts_twice() {
             if let Some(found) = sprites::by_token(&mut *part.control_once().await?, sha256).await? {
                 return Ok(Some(found));
             }
         }
         Ok(None)
-    }
-
-    /// Every database, and every one again: a Sprite's row that goes from one to another meanwhile must not be missed, for
-    /// then its runner would end. Where there is one database once is enough.
-    fn everywhere_twice(&self) -> impl Iterator<Item = &Db> {
-        let again = if self.db.parts().count() > 1 { usize::MAX } else { 0 };
-        self.db.parts().chain(self.db.parts().take(again))
     }
 
     async fn claim(&self, ctx: &RequestCtx, agent: &str, most: i64) -> Result<Vec<pb::Assignment>> {
@@ -230,10 +221,13 @@ impl Service {
                 (w.id, json)
             })
             .collect();
+        let timeout = self.timeout_seconds(ctx, row.config.timeout_seconds).await?;
         let mut assignments = Vec::with_capacity(claimed.len());
         for c in claimed {
             match self.secrets(ctx, &row, &c).await {
-                Ok(env) => assignments.push(assignment(&row, c, env, &items, self.config.lease_seconds)),
+                Ok(env) => {
+                    assignments.push(assignment(&row, c, env, &items, (self.config.lease_seconds, timeout)))
+                }
                 Err(error) => {
                     tracing::warn!(job = c.id, error = %error.log_text(), "no secrets; the job goes back to the queue");
                     self.put_back(ctx, c).await?;
@@ -288,10 +282,9 @@ fn assignment(
     c: Claimed,
     env: HashMap<String, String>,
     items: &HashMap<String, serde_json::Value>,
-    lease_seconds: u32,
+    (lease_seconds, timeout_seconds): (u32, u32),
 ) -> pb::Assignment {
     let limits = agent.config.limits.effective();
-    let timeout = agent.config.timeout_seconds;
     pb::Assignment {
         job_id: c.id,
         lease_epoch: c.lease_epoch,
@@ -301,7 +294,7 @@ fn assignment(
         masked: env.keys().cloned().collect(),
         env,
         work_item_json: items.get(&c.work_item_id).map(ToString::to_string).unwrap_or_default(),
-        timeout_seconds: if timeout == 0 { TIMEOUT } else { timeout },
+        timeout_seconds,
         cpu_seconds: limits.cpu_seconds,
         memory_mib: limits.memory_mib,
         processes: limits.processes,

@@ -138,7 +138,7 @@ pub async fn sweep(conn: &mut PgConnection, before: DateTime<Utc>) -> sqlx::Resu
 
 /// The same, in whichever of the service's databases.
 pub async fn installation_anywhere(db: &Db, id: i64) -> Result<Option<(String, bool)>> {
-    for part in db.parts() {
+    for part in db.parts_twice() {
         if let Some(found) = installation(&mut *part.control_once().await?, id).await? {
             return Ok(Some(found));
         }

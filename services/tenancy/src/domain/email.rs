@@ -21,6 +21,11 @@ pub fn normalized(text: &str, pointer: &str) -> Result<String> {
     }
 }
 
+/// What stands for an address in a log: the same for the same one, and not it.
+pub fn pseudonym(email: &str) -> String {
+    hex::encode(&nitejar_common::key::sha256(&format!("nitejar address {email}"))[..16])
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -12,6 +12,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 const NONCE: usize = 12;
+/// Bytes that tell which master key sealed a mail.
+pub const MARK: usize = 8;
 
 /// Wraps data keys. Comes from the configuration.
 pub struct MasterKey(Zeroizing<[u8; 32]>);
@@ -84,14 +86,28 @@ impl MasterKey {
         Ok(DataKey(Zeroizing::new(key)))
     }
 
+    /// What its sealed mails begin with.
+    pub fn mark(&self) -> [u8; MARK] {
+        let digest = Sha256::new().chain_update(b"nitejar mail").chain_update(self.0.as_slice()).finalize();
+        let mut mark = [0; MARK];
+        mark.copy_from_slice(&digest[..MARK]);
+        mark
+    }
+
     /// Encrypts a mail that waits to be sent.
     pub fn seal_mail(&self, mail: &[u8]) -> Result<Vec<u8>> {
-        seal(&self.0, mail, b"outbox|mail")
+        Ok([self.mark().as_slice(), &seal(&self.0, mail, b"outbox|mail")?].concat())
     }
 
     /// Decrypts it.
     pub fn open_mail(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        open(&self.0, sealed, b"outbox|mail")
+        // One that was sealed before there were marks has none.
+        open(&self.0, sealed.strip_prefix(&self.mark()).unwrap_or(sealed), b"outbox|mail")
+    }
+
+    /// Seals what a backup of an organization holds, told by its digest: who has no master key can't make one.
+    pub fn seal_archive(&self, org: &OrgId, digest: &[u8; 32]) -> Result<Vec<u8>> {
+        seal(&self.0, digest, format!("{org}|archive|seal").as_bytes())
     }
 
     fn aad(org: &OrgId) -> Vec<u8> {
@@ -131,9 +147,30 @@ impl MasterKeys {
         self.newest.seal_mail(mail)
     }
 
+    /// What the newest one's sealed mails begin with.
+    pub fn mark(&self) -> [u8; MARK] {
+        self.newest.mark()
+    }
+
+    /// Encrypts a waiting mail with the newest, whichever encrypted it before.
+    pub fn reseal_mail(&self, sealed: &[u8]) -> Result<Vec<u8>> {
+        self.seal_mail(&self.open_mail(sealed)?)
+    }
+
     /// Decrypts it.
     pub fn open_mail(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
         self.any(|key| key.open_mail(sealed))
+    }
+
+    /// Seals what a backup of an organization holds.
+    pub fn seal_archive(&self, org: &OrgId, digest: &[u8; 32]) -> Result<Vec<u8>> {
+        self.newest.seal_archive(org, digest)
+    }
+
+    /// Whether one of these keys sealed a backup of that organization with that digest.
+    pub fn sealed_archive(&self, org: &OrgId, seal: &[u8], digest: &[u8; 32]) -> bool {
+        let aad = format!("{org}|archive|seal");
+        self.any(|key| open(&key.0, seal, aad.as_bytes())).is_ok_and(|sealed| sealed.as_slice() == digest)
     }
 
     fn any<T>(&self, open: impl Fn(&MasterKey) -> Result<T>) -> Result<T> {

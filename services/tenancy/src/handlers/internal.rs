@@ -19,7 +19,7 @@ use crate::changes::Changes;
 use crate::domain::envelope::Place;
 use crate::store::credentials::{self, CredentialRow};
 use crate::store::sessions::Named;
-use crate::store::{rates, secrets, sessions, support};
+use crate::store::{org, rates, secrets, sessions, support};
 
 #[tonic::async_trait]
 impl TenancyInternal for Service {
@@ -110,6 +110,18 @@ impl TenancyInternal for Service {
         let r = request.into_inner();
         let labels = self.take_report(&r.key_identifier, &r.signature, &r.body).await?;
         Ok(Response::new(pb::ReportLeaksResponse { labels }))
+    }
+
+    async fn get_job_defaults(
+        &self,
+        request: Request<pb::GetJobDefaultsRequest>,
+    ) -> Result<Response<pb::JobDefaults>, Status> {
+        let ctx = ctx(&request)?;
+        only(&ctx.actor.id, "sprites")?;
+        let mut tx = self.db.tenant_read(&ctx).await?;
+        let row = org::get(tx.conn()).await.map_err(Error::from)?;
+        tx.commit().await?;
+        Ok(Response::new(pb::JobDefaults { timeout_seconds: row.settings.0.job_timeout_seconds }))
     }
 
     async fn open_secrets(

@@ -203,7 +203,9 @@ impl Service {
     ) -> Result<()> {
         // Two who add one at the same time count one after the other.
         org::lock(tx.conn()).await?;
-        if keys::count(tx.conn(), row.created_at).await? >= MOST {
+        let (living, unreplaced) = keys::count(tx.conn(), row.created_at, &row.replaces).await?;
+        // A full organization still rotates its keys.
+        if unreplaced >= MOST || living >= 2 * MOST {
             let detail =
                 format!("An organization has at most {MOST} living keys. Revoke one that is not used.");
             return Err(Error::new(Code::Conflict, detail));

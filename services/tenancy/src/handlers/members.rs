@@ -70,7 +70,7 @@ impl Members for Service {
         request: Request<pb::RemoveMemberRequest>,
     ) -> Result<Response<pb::RemoveMemberResponse>, Status> {
         let ctx = ctx(&request)?;
-        let tx = self.end_membership(&ctx, &request.get_ref().user_id, "member.removed").await?;
+        let tx = self.end_membership(&ctx, &request.get_ref().user_id, "member.removed", false).await?;
         tx.answer(pb::RemoveMemberResponse {}).await
     }
 
@@ -80,21 +80,23 @@ impl Members for Service {
     ) -> Result<Response<pb::LeaveOrgResponse>, Status> {
         let ctx = ctx(&request)?;
         let user = ctx.require_user()?.to_owned();
-        let tx = self.end_membership(&ctx, &user, "member.left").await?;
+        let tx = self.end_membership(&ctx, &user, "member.left", false).await?;
         tx.answer(pb::LeaveOrgResponse {}).await
     }
 }
 
 impl Service {
-    /// Ends a membership in a transaction that is still to be committed.
+    /// Ends a membership in a transaction that is still to be committed. `ownerless`: the organization itself ends, and needs
+    /// no owner.
     pub(crate) async fn end_membership(
         &self,
         ctx: &RequestCtx,
         user: &str,
         action: &str,
+        ownerless: bool,
     ) -> Result<TenantTx> {
         let mut tx = self.db.tenant(ctx).await?;
-        let row = ending_membership(&mut tx, ctx, user, false).await?;
+        let row = ending_membership(&mut tx, ctx, user, ownerless).await?;
         members::delete(tx.conn(), user).await?;
         members::depart(tx.conn(), user, &row.email, ctx.actor.id != user).await?;
         let details = [("role", row.role)];

@@ -103,6 +103,15 @@ impl Orgs for Service {
         };
         let mut after = before.clone();
         after.apply(&wish, &mask)?;
+        if after.settings.timezone != before.settings.timezone
+            && !org::is_timezone(tx.conn(), &after.settings.timezone).await.map_err(Error::from)?
+        {
+            return Err(Error::invalid(
+                "/settings/timezone",
+                "must be an IANA time zone, such as Europe/Berlin",
+            )
+            .into());
+        }
         if after != before {
             row = OrgRow {
                 name: after.name,
@@ -194,6 +203,11 @@ impl Orgs for Service {
         let ctx = ctx(&request)?;
         let own = self.own_row(&ctx).await?;
         let (tx, row) = self.change_life(&ctx, "org.restored", &[], OrgsRow::restore).await?;
+        // Its last owner's account may have ended meanwhile: nobody could ever lead it.
+        if self.owners(&ctx).await?.is_empty() {
+            let detail = "Nobody owns this organization any more, so it can't be restored.";
+            return Err(Error::new(Code::Conflict, detail).into());
+        }
         let answer = tx.answer(&ctx, to_pb(row, own, ctx.role)).await;
         self.lives_changed.notify_one();
         answer

@@ -126,8 +126,10 @@ impl Secrets for Service {
         _: Request<pb::GetMasterKeyRotationRequest>,
     ) -> Result<Response<pb::MasterKeyRotation>, Status> {
         let id = self.master.id();
-        let (wrapped, remaining) =
-            secrets::rotation(&mut *self.db.control_once().await?, &id).await.map_err(Error::from)?;
+        let mut conn = self.db.control_once().await?;
+        let (wrapped, behind) = secrets::rotation(&mut conn, &id).await.map_err(Error::from)?;
+        let mails = crate::mail::sealed_before(&mut conn, &self.master).await.map_err(Error::from)?;
+        let remaining = behind + mails;
         Ok(Response::new(pb::MasterKeyRotation { master_key_id: id, wrapped, remaining }))
     }
 

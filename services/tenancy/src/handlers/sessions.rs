@@ -33,6 +33,8 @@ const FROM_ONE: i64 = 30;
 const MOST: i64 = 100;
 /// How long a rotated secret is good after the new one was used: requests that were under way.
 const GRACE: Duration = Duration::minutes(1);
+/// Whose account is older has surely signed in before.
+const OLD_ACCOUNT: Duration = Duration::days(30);
 /// After so long without a use of a new secret its answer was lost: longer than any request takes.
 const LOST: Duration = Duration::minutes(5);
 
@@ -73,8 +75,10 @@ impl Sessions for Service {
         sessions::ask(tx.conn(), &sign_in, now, now + LINK).await.map_err(Error::from)?;
         let link = format!("{}/sign-in/finish#token={}", self.public_url, token.expose());
         mail::push(tx.conn(), &ctx, self, &Mail::sign_in(&email, &link)).await?;
-        let details = [("email", email.clone()), ("address", r.address)];
-        self.audit_platform(tx.conn(), &ctx, "sign_in.started", ("email", &email), &details).await?;
+        // A log keeps no address of anybody's: who is gone must be gone. Who knows one can look for it.
+        let pseudonym = email::pseudonym(&email);
+        let details = [("address", r.address)];
+        self.audit_platform(tx.conn(), &ctx, "sign_in.started", ("email", &pseudonym), &details).await?;
         tx.commit().await?;
         let browser = browser.expose().to_owned();
         Ok(Response::new(pb::StartSignInResponse { browser, expires_at: Some(to_proto(now + LINK)) }))
@@ -109,7 +113,8 @@ impl Sessions for Service {
             expires_at: now + self.session.longest,
         };
         let places = sessions::places(tx.conn(), &user.id).await.map_err(Error::from)?;
-        if is_new_device(&places, &session) {
+        let old = user.created_at < session.created_at - OLD_ACCOUNT;
+        if is_new_device(&places, old, &session) {
             let mail = Mail::new_device(&user.email, &session.user_agent, &session.address, now);
             mail::push(tx.conn(), &ctx, self, &mail).await?;
         }
@@ -192,12 +197,13 @@ impl Sessions for Service {
     }
 }
 
-/// Whether somebody who has signed in before now does so with another browser, or from another network.
-fn is_new_device(places: &[(String, String)], session: &SessionRow) -> bool {
+/// Whether somebody who has signed in before now does so with another browser, or from another network. Of an `old` account
+/// without any place all have been forgotten.
+fn is_new_device(places: &[(String, String)], old: bool, session: &SessionRow) -> bool {
     let of = |address: &str| address.parse().map_or_else(|_| address.to_owned(), |a| network(a).to_string());
     let here = of(&session.address);
     let known = |(agent, address): &(String, String)| *agent == session.user_agent && of(address) == here;
-    !places.is_empty() && !places.iter().any(known)
+    (old || !places.is_empty()) && !places.iter().any(known)
 }
 
 /// Two have the secret: an old one is shown, although the new one has long been used. One that was replaced because nobody
@@ -220,8 +226,7 @@ impl Service {
         ctx.actor.kind = nitejar_common::ActorKind::User;
         ctx.actor.id.clone_from(&user.id);
         if user.id == wish.id {
-            let details = [("email", user.email.clone())];
-            self.audit_platform(tx.conn(), ctx, "user.created", ("user", &user.id), &details).await?;
+            self.audit_platform(tx.conn(), ctx, "user.created", ("user", &user.id), &[]).await?;
         }
         Ok(user)
     }

@@ -13,7 +13,7 @@ use nitejar_proto::tenancy::v1::users_server::Users;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
-use crate::domain::{email, settings};
+use crate::domain::{email, networks, settings};
 use crate::store::credentials::{self, PersonalKey};
 use crate::store::users::{self, UserRow};
 
@@ -44,8 +44,7 @@ impl Users for Service {
                 e.into()
             }
         })?;
-        let details = [("email", user.email.clone())];
-        self.audit_platform(tx.conn(), &ctx, "user.created", ("user", &user.id), &details).await?;
+        self.audit_platform(tx.conn(), &ctx, "user.created", ("user", &user.id), &[]).await?;
         tx.answer(&ctx, to_pb(user)).await
     }
 
@@ -60,7 +59,8 @@ impl Users for Service {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
         let user = self.user(&r.user_id).await?;
-        self.issue_key(&ctx, user.id, r.name, r.expires_at).await
+        let wish = Wish { name: r.name, expires_at: r.expires_at, networks: Vec::new(), a_minute: None };
+        self.issue_key(&ctx, user.id, wish).await
     }
 
     async fn get_me(&self, request: Request<pb::GetMeRequest>) -> Result<Response<pb::User>, Status> {
@@ -82,7 +82,9 @@ impl Users for Service {
             )
             .into());
         }
-        self.issue_key(&ctx, user, r.name, r.expires_at).await
+        let networks = networks::normalized(&r.allowed_networks)?;
+        let a_minute = r.requests_per_minute.and_then(|n| i32::try_from(n).ok());
+        self.issue_key(&ctx, user, Wish { name: r.name, expires_at: r.expires_at, networks, a_minute }).await
     }
 
     async fn list_my_keys(
@@ -136,25 +138,34 @@ impl Users for Service {
     }
 }
 
+/// A personal key to issue.
+struct Wish {
+    name: String,
+    expires_at: Option<prost_types::Timestamp>,
+    networks: Vec<String>,
+    a_minute: Option<i32>,
+}
+
 impl Service {
     async fn issue_key(
         &self,
         ctx: &RequestCtx,
         user_id: String,
-        name: String,
-        expires_at: Option<prost_types::Timestamp>,
+        wish: Wish,
     ) -> Result<Response<pb::CreateKeyResponse>, Status> {
         let now = self.clock.now();
         let secret = key::generate(KeyKind::Api);
         let row = PersonalKey {
             key_id: KeyId::new(&*self.clock).to_string(),
             prefix: key::display_prefix(&secret),
-            name,
+            name: wish.name,
             user_id,
             created_by: ctx.actor.id.clone(),
-            expires_at: expiry(expires_at, now)?,
+            expires_at: expiry(wish.expires_at, now)?,
             last_used_at: None,
             created_at: now,
+            networks: wish.networks,
+            requests_per_minute: wish.a_minute,
         };
         let mut tx = self.db.control().await?;
         if !users::lock(tx.conn(), &row.user_id).await.map_err(Error::from)? {
@@ -200,6 +211,8 @@ pub(crate) fn key_to_pb(k: PersonalKey) -> pb::Key {
         last_used_at: k.last_used_at.map(to_proto),
         created_at: Some(to_proto(k.created_at)),
         created_by: k.created_by,
+        allowed_networks: k.networks,
+        requests_per_minute: k.requests_per_minute.and_then(|n| u32::try_from(n).ok()),
         ..pb::Key::default()
     }
 }

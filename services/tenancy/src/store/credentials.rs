@@ -53,6 +53,8 @@ pub async fn resolve(
          FROM control.credentials c \
          LEFT JOIN control.users u ON u.id = c.user_id \
          LEFT JOIN control.memberships m ON m.user_id = c.user_id AND m.org_id = $2 \
+            AND NOT EXISTS (SELECT FROM control.membership_ends e \
+                            WHERE e.user_id = c.user_id AND e.org_id = $2 AND e.ended_at >= c.created_at) \
          WHERE c.sha256 = $1 AND c.revoked_at IS NULL AND (c.expires_at IS NULL OR c.expires_at > $3) \
          AND u.deleted_at IS NULL",
     )
@@ -82,6 +84,10 @@ pub struct PersonalKey {
     pub last_used_at: Option<DateTime<Utc>>,
     /// Since when.
     pub created_at: DateTime<Utc>,
+    /// Networks that it may be used from; none: from anywhere.
+    pub networks: Vec<String>,
+    /// Its own limit.
+    pub requests_per_minute: Option<i32>,
 }
 
 /// Adds a personal key.
@@ -91,8 +97,8 @@ pub async fn insert_personal(
     key: &PersonalKey,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO credentials (sha256, key_id, prefix, name, user_id, expires_at, created_at, created_by) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        "INSERT INTO credentials (sha256, key_id, prefix, name, user_id, expires_at, created_at, created_by, networks, \
+            requests_per_minute) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     )
     .bind(sha256.as_slice())
     .bind(&key.key_id)
@@ -102,6 +108,8 @@ pub async fn insert_personal(
     .bind(key.expires_at)
     .bind(key.created_at)
     .bind(&key.created_by)
+    .bind(&key.networks)
+    .bind(key.requests_per_minute)
     .execute(conn)
     .await?;
     Ok(())
@@ -128,7 +136,8 @@ pub async fn personal(
     now: DateTime<Utc>,
 ) -> sqlx::Result<Vec<PersonalKey>> {
     sqlx::query_as(
-        "SELECT key_id, prefix, name, user_id, created_by, expires_at, last_used_at, created_at FROM credentials \
+        "SELECT key_id, prefix, name, user_id, created_by, expires_at, last_used_at, created_at, networks, \
+            requests_per_minute FROM credentials \
          WHERE user_id = $1 AND key_id > $2 AND revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $4) \
          ORDER BY key_id LIMIT $3",
     )

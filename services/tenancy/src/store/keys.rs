@@ -83,14 +83,22 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<KeyR
     sqlx::query_as(select("WHERE id = $1 FOR UPDATE")).bind(id).fetch_optional(conn).await
 }
 
-/// How many live.
-pub async fn count(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "SELECT count(*) FROM keys WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)",
+/// How many live, and how many of them nobody has replaced: (all, unreplaced). `replacing` is about to be replaced.
+pub async fn count(conn: &mut PgConnection, now: DateTime<Utc>, replacing: &str) -> sqlx::Result<(i64, i64)> {
+    sqlx::query_as(
+        "WITH living AS (SELECT id, replaces FROM keys \
+            WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > $1)) \
+         SELECT count(*), count(*) FILTER (WHERE id <> $2 AND id NOT IN (SELECT replaces FROM living)) FROM living",
     )
     .bind(now)
+    .bind(replacing)
     .fetch_one(conn)
     .await
+}
+
+/// Whether another key was made instead of it.
+pub async fn is_replaced(conn: &mut PgConnection, id: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM keys WHERE replaces = $1)").bind(id).fetch_one(conn).await
 }
 
 /// Writes a locked key's name, end and limits back.

@@ -145,7 +145,10 @@ pub async fn delete(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
 
 /// What an address is noted as: it is not kept itself.
 fn address_hash(email: &str) -> String {
-    hex::encode(key::sha256(&format!("nitejar departure {email}")))
+    // `ada+new@…` reaches who was removed as `ada@…`.
+    let (local, host) = email.rsplit_once('@').unwrap_or((email, ""));
+    let mailbox = local.split_once('+').map_or(local, |(mailbox, _)| mailbox);
+    hex::encode(key::sha256(&format!("nitejar departure {mailbox}@{host}")))
 }
 
 /// Notes that somebody is gone, or does not want to come: their domain alone does not bring them in. Who was removed stays so

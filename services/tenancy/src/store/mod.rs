@@ -5,6 +5,7 @@ pub mod domains;
 pub mod exports;
 pub mod invitations;
 pub mod keys;
+pub mod living;
 pub mod members;
 pub mod org;
 pub mod orgs;

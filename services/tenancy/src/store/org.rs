@@ -23,6 +23,16 @@ pub struct OrgRow {
     pub version: i64,
 }
 
+/// Whether PostgreSQL, which has the IANA database, knows a time zone of that name.
+pub async fn is_timezone(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
+    sqlx::query_scalar(
+        "SELECT $1 = 'UTC' OR EXISTS (SELECT FROM pg_catalog.pg_timezone_names WHERE name = $1)",
+    )
+    .bind(name)
+    .fetch_one(conn)
+    .await
+}
+
 /// What an organization starts with.
 #[derive(Clone, Debug)]
 pub struct Founding<'a> {

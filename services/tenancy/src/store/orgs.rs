@@ -212,6 +212,8 @@ pub struct Membership {
     pub org_id: String,
     /// Its slug.
     pub slug: String,
+    /// Its state.
+    pub state: String,
     /// Their role.
     pub role: String,
 }
@@ -219,7 +221,7 @@ pub struct Membership {
 /// All of a person's memberships, by organization.
 pub async fn memberships(conn: &mut PgConnection, user: &str) -> sqlx::Result<Vec<Membership>> {
     sqlx::query_as(
-        "SELECT o.id AS org_id, o.slug, m.role FROM memberships m JOIN orgs o ON o.id = m.org_id \
+        "SELECT o.id AS org_id, o.slug, o.state, m.role FROM memberships m JOIN orgs o ON o.id = m.org_id \
          WHERE m.user_id = $1 AND o.state IN ('active', 'suspended', 'deleting') ORDER BY o.id",
     )
     .bind(user)
@@ -326,6 +328,21 @@ pub async fn forget(conn: &mut PgConnection, id: &str, held_until: DateTime<Utc>
         .execute(conn)
         .await?;
     Ok(())
+}
+
+/// Slugs of purged organizations that were kept for long enough are anybody's.
+pub async fn free_slugs(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM slugs WHERE held_until <= $1").bind(now).execute(conn).await?;
+    Ok(())
+}
+
+/// Deletes events of a purged organization that no log took; answers how many.
+pub async fn drop_dead_events(conn: &mut PgConnection, id: &str) -> sqlx::Result<i64> {
+    let done = sqlx::query("DELETE FROM outbox WHERE topic = 'audit' AND key = $1 AND dead_at IS NOT NULL")
+        .bind(id)
+        .execute(conn)
+        .await?;
+    Ok(i64::try_from(done.rows_affected()).unwrap_or(i64::MAX))
 }
 
 /// Whether events of an organization still wait in `control`'s outbox.
