@@ -1,6 +1,7 @@
 //! `cargo xtask`: sets a machine up, builds what is needed, and runs it.
 
 mod checks;
+mod isolation;
 mod packages;
 mod run;
 mod test;
@@ -45,7 +46,7 @@ enum Command {
     },
     /// Attack one organization from another in every way we know, on a fresh stack, and write a report: HTML and JSON.
     ProveIsolation {
-        /// Build a handler that trusts an id from the request: the proof must fail, and this fails if it does not.
+        /// Build a handler that trusts an id from the body: the proof must find it and nothing else, and this fails if not.
         #[arg(long)]
         broken: bool,
     },
@@ -75,7 +76,7 @@ fn main() -> ExitCode {
         Command::Up { split, rest } => run::up(split, &rest),
         Command::Demo { rest } => run::demo(&rest),
         Command::Test { only, list } => test::run(only.as_deref(), list),
-        Command::ProveIsolation { broken } => run::prove_isolation(broken),
+        Command::ProveIsolation { broken } => isolation::prove(broken),
         Command::Bench { name, json, rest } => run::bench(&name, json, &rest),
         Command::Openapi { check } => run::openapi(check),
         Command::Setup => packages::ensure(),

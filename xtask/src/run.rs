@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::packages;
 
 /// What a stack on one machine runs.
-const BINARIES: &[&str] = &["nitejar-dev", "nitejar-runner", "nitejar-audit"];
+pub const BINARIES: &[&str] = &["nitejar-dev", "nitejar-runner", "nitejar-audit"];
 const SERVICES: &[&str] = &["nitejar-tenancy", "nitejar-sprites", "nitejar-billing", "nitejar-gateway"];
 
 pub fn up(split: bool, rest: &[String]) -> Result<()> {
@@ -45,36 +45,6 @@ pub fn bench(name: &str, json: bool, rest: &[String]) -> Result<()> {
     }
     args.extend(rest.iter().filter(|a| *a != "--").cloned());
     become_dev(&args, true)
-}
-
-pub fn prove_isolation(broken: bool) -> Result<()> {
-    packages::ensure()?;
-    build(BINARIES, false)?;
-    let report = target_dir()?.join(if broken { "isolation-broken" } else { "isolation" });
-    let features: &[&str] = if broken { &["--features", "broken"] } else { &[] };
-    let held = Command::new("cargo")
-        .args(["test", "-p", "nitejar-dev", "--test", "it"])
-        .args(features)
-        .args(["--", "isolation::"])
-        .env("NITEJAR_ISOLATION_REPORT", &report)
-        .status()
-        .context("running cargo test")?
-        .success();
-    let walls = Command::new("cargo")
-        .args(["test", "-p", "nitejar-db", "--test", "it", "--", "isolation::"])
-        .status()?;
-    eprintln!("the report: {}", report.join("isolation.html").display());
-    match (held && walls.success(), broken) {
-        (true, false) => Ok(()),
-        (false, true) => {
-            eprintln!("the broken handler was found, as it must be");
-            Ok(())
-        }
-        (true, true) => {
-            bail!("a handler that trusts an id from the request was not found: the proof proves nothing")
-        }
-        (false, false) => bail!("an attack got through; see the report"),
-    }
 }
 
 pub fn openapi(check: bool) -> Result<()> {

@@ -4,7 +4,22 @@ use nitejar_common::clock::{SharedClock, system};
 use nitejar_common::secret::Secret;
 use nitejar_testkit::postgres::{TestDb, shared};
 
-use crate::{DatabaseConfig, Db, Schema};
+use crate::{DatabaseConfig, Db, Migration, Schema};
+
+pub mod interleavings;
+
+/// One table of notes for each tenant.
+pub const NOTES: Schema = Schema {
+    service: "dbtest",
+    control: &[],
+    shared: &[],
+    tenant: &[Migration {
+        version: 1,
+        name: "notes",
+        sql: "CREATE TABLE notes (text text NOT NULL); GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO {role};",
+    }],
+    private: &[],
+};
 
 /// A database of its own with spares ready. Dropped with the value.
 #[derive(Debug)]

@@ -16,19 +16,9 @@ use nitejar_common::RequestCtx;
 use nitejar_common::clock::{SystemClock, system};
 use nitejar_common::id::OrgId;
 use nitejar_db::testing::{TestDatabase, open};
-use nitejar_db::{Db, Migration, Schema};
+use nitejar_db::{Db, Schema};
 
-pub(crate) const SCHEMA: Schema = Schema {
-    service: "dbtest",
-    control: &[],
-    shared: &[],
-    tenant: &[Migration {
-        version: 1,
-        name: "notes",
-        sql: "CREATE TABLE notes (text text NOT NULL); GRANT SELECT, INSERT, UPDATE, DELETE ON notes TO {role};",
-    }],
-    private: &[],
-};
+pub(crate) const SCHEMA: Schema = nitejar_db::testing::NOTES;
 
 pub(crate) async fn db() -> (Db, TestDatabase) {
     open(SCHEMA, system()).await.unwrap()

@@ -13,7 +13,11 @@ pub(crate) struct World {
     pub(crate) work_item: String,
     pub(crate) job: String,
     pub(crate) key: String,
+    /// What that key opens with.
+    pub(crate) key_secret: String,
     pub(crate) invitation: String,
+    /// What that invitation is accepted with.
+    pub(crate) invitation_token: String,
     pub(crate) integration: String,
     pub(crate) event: String,
     pub(crate) role: String,
@@ -26,6 +30,11 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) async fn new(stack: &TestStack) -> Self {
+        Self::named(stack, "victim").await
+    }
+
+    /// Whatever can bear a text of one's own bears this name.
+    pub(crate) async fn named(stack: &TestStack, whose: &str) -> Self {
         let operator = stack.operator().unwrap();
         let (owner, _) = person(&operator, "owner").await.unwrap();
         let org = organization(&owner).await.unwrap();
@@ -35,26 +44,33 @@ impl World {
             .await
             .unwrap();
         let (member, member_id) = join(&operator, &owner, &org, "member").await;
-        owner.put(&at("/secrets/TOKEN"), &json!({ "value": "victims-secret-value" })).await.unwrap();
-        let config = json!({ "command": "echo victim; echo again >&2; echo done > $NITEJAR_RESULT", "secrets": ["TOKEN"], "on_opened": true });
+        owner
+            .put(&at("/secrets/TOKEN"), &json!({ "value": format!("{whose}s-secret-value") }))
+            .await
+            .unwrap();
+        let config = format!("echo {whose}; echo again >&2; echo done > $NITEJAR_RESULT");
+        let config = json!({ "command": config, "secrets": ["TOKEN"], "on_opened": true });
         let agent =
             owner.post(&at("/agents"), &json!({ "handle": "worker", "config": config })).await.unwrap();
         let agent = text(&agent, "id");
-        let item = json!({ "agent_id": agent, "title": "victim's title" });
+        let item = json!({ "agent_id": agent, "title": format!("{whose}'s title") });
         let item = owner.post(&at("/work-items"), &item).await.unwrap();
         let job = item["job_ids"][0].as_str().unwrap().to_owned();
         finished(&owner, &org, &job).await;
-        let key = owner.post(&at("/keys"), &json!({ "name": "victim's", "role": "viewer" })).await.unwrap();
+        let key = owner
+            .post(&at("/keys"), &json!({ "name": format!("{whose}'s"), "role": "viewer" }))
+            .await
+            .unwrap();
         let invited = json!({ "email": "someone@example.com", "role": "viewer" });
         let invited = owner.post(&at("/invitations"), &invited).await.unwrap();
-        let role = json!({ "name": "victim's", "permissions": ["audit.read"] });
+        let role = json!({ "name": format!("{whose}'s"), "permissions": ["audit.read"] });
         let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
         let given = json!({ "role_ids": [role] });
         owner.put(&at(&format!("/members/{member_id}/roles")), &given).await.unwrap();
-        let domain = json!({ "name": format!("victim-{}.example.com", &org[20..]) });
+        let domain = json!({ "name": format!("{whose}-{}.example.com", &org[20..]) });
         let domain = text(&owner.post(&at("/domains"), &domain).await.unwrap(), "id");
         let second = stack.second_operator().unwrap();
-        let grant = json!({ "reason": "ticket 1: victim's trouble", "duration_minutes": 5 });
+        let grant = json!({ "reason": format!("ticket 1: {whose}'s trouble"), "duration_minutes": 5 });
         let grant = second.post(&format!("/v1/operator/orgs/{org}/support-grants"), &grant).await.unwrap();
         let grant = text(&grant, "id");
         let github = stack.github_client().unwrap();
@@ -80,7 +96,9 @@ impl World {
             work_item: text(&item, "id"),
             job,
             key: text(&key["key"], "id"),
+            key_secret: text(&key, "secret"),
             invitation: text(&invited["invitation"], "id"),
+            invitation_token: text(&invited, "token"),
             integration: text(&integrations["integrations"][0], "id"),
             role,
             export,
@@ -92,28 +110,73 @@ impl World {
         }
     }
 
+    /// All that its owner can read, by name. What it is told by others arrives a moment later: wait for it first.
+    pub(crate) async fn everything(&self) -> Vec<(String, Value)> {
+        let read = async |rest: String| {
+            let mut value = self.owner.get(&format!("/v1/orgs/{}{rest}", self.org)).await.unwrap();
+            forget_reading(&mut value);
+            (rest, value)
+        };
+        let mut rest: Vec<String> = LISTS.iter().map(|list| (*list).to_owned()).collect();
+        rest.extend(
+            [
+                "/audit-events?page_size=500",
+                "/audit-events:verify",
+                "/usage",
+                "/usage/entries?meter=jobs&page_size=500",
+                "/usage/entries?meter=agents&page_size=500",
+                "/secrets/TOKEN/versions",
+                "/exports",
+            ]
+            .map(str::to_owned),
+        );
+        rest.extend([
+            format!("/agents/{}", self.agent),
+            format!("/work-items/{}", self.work_item),
+            format!("/jobs/{}/logs", self.job),
+            format!("/roles/{}", self.role),
+            format!("/domains/{}", self.domain),
+            format!("/exports/{}", self.export),
+            format!("/exports/{}/parts/1", self.export),
+        ]);
+        futures_util::future::join_all(rest.into_iter().map(read)).await
+    }
+
     /// What the victim sees; attacks must not change it.
     pub(crate) async fn snapshot(&self) -> Vec<Value> {
         let mut all = Vec::new();
-        for rest in [
-            "",
-            "/members",
-            "/roles",
-            "/invitations",
-            "/keys",
-            "/secrets",
-            "/agents",
-            "/work-items",
-            "/jobs",
-            "/integrations",
-            "/sprites",
-            "/subscription",
-            "/domains",
-            "/support-grants",
-        ] {
+        for rest in LISTS {
             all.push(self.owner.get(&format!("/v1/orgs/{}{rest}", self.org)).await.unwrap());
         }
         all
+    }
+}
+
+/// What an organization has, by list.
+const LISTS: [&str; 14] = [
+    "",
+    "/members",
+    "/roles",
+    "/invitations",
+    "/keys",
+    "/secrets",
+    "/agents",
+    "/work-items",
+    "/jobs",
+    "/integrations",
+    "/sprites",
+    "/subscription",
+    "/domains",
+    "/support-grants",
+];
+
+/// What reading changes by itself: the count of API calls, and when a key was used.
+fn forget_reading(value: &mut Value) {
+    if let Some(meters) = value.get_mut("meters").and_then(Value::as_array_mut) {
+        meters.retain(|meter| meter["meter"] != "api_calls");
+    }
+    for key in value.get_mut("keys").and_then(Value::as_array_mut).into_iter().flatten() {
+        key.as_object_mut().unwrap().remove("last_used_at");
     }
 }
 
@@ -127,6 +190,23 @@ pub(crate) async fn join(operator: &Client, owner: &Client, org: &str, role: &st
         .unwrap();
     client.post("/v1/invitations:accept", &json!({ "token": text(&invited, "token") })).await.unwrap();
     (client, id)
+}
+
+/// A domain whose record was found, and by which people join who ask: as if a name server had been asked.
+pub(crate) async fn verified_domain(stack: &TestStack, owner: &Client, org: &str, name: &str) {
+    owner.post(&format!("/v1/orgs/{org}/domains"), &json!({ "name": name })).await.unwrap();
+    found_record(stack, org, name).await;
+}
+
+/// The same for one that is claimed already.
+pub(crate) async fn found_record(stack: &TestStack, org: &str, name: &str) {
+    let mut db = stack.database("tenancy").await.unwrap();
+    let number = crate::digests::number(&mut db, org).await;
+    let verified = format!(
+        "UPDATE t_{number}.domains SET verified_at = now(), joining = 'suggested', role = 'member' WHERE name = '{name}'; \
+         INSERT INTO control.domains VALUES ('{name}', '{org}', 'suggested', 'member')"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(verified)).execute(&mut db).await.unwrap();
 }
 
 /// Waits for a job's end and answers it.

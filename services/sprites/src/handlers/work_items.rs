@@ -23,6 +23,8 @@ impl WorkItems for Service {
     ) -> Result<Response<pb::WorkItem>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
+        #[cfg(feature = "broken")]
+        let ctx = self.trusting(ctx, &r.agent_id).await?;
         let id = WorkItemId::new(&*self.clock).to_string();
         let item = WorkItemRow {
             session_key: format!("api:{}", if r.dedupe_key.is_empty() { &id } else { &r.dedupe_key }),
@@ -113,5 +115,21 @@ fn to_pb(w: WorkItemRow, job_ids: Vec<String>) -> pb::WorkItem {
         url: w.url,
         job_ids,
         created_at: Some(to_proto(w.created_at)),
+    }
+}
+
+#[cfg(feature = "broken")]
+impl Service {
+    /// What no handler may do: the organization of an id that came in the body. See the feature in `Cargo.toml`.
+    async fn trusting(
+        &self,
+        ctx: nitejar_common::RequestCtx,
+        agent: &str,
+    ) -> Result<nitejar_common::RequestCtx> {
+        let org = crate::store::sprites::org_of_agent(&mut *self.db.control_once().await?, agent).await?;
+        Ok(match org {
+            Some(org) => ctx.for_tenant(org.parse()?),
+            None => ctx,
+        })
     }
 }
