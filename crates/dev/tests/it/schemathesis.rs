@@ -38,6 +38,8 @@ const BEYOND_SCHEMAS: &[&str] = &[
     "must lie in the future",
     "must be a permission of the role",
     "must be the organization's slug",
+    "must not be that of a fixed role",
+    "must be an IANA time zone",
 ];
 
 /// What it found, but for those.

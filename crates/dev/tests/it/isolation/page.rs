@@ -72,7 +72,7 @@ const KINDS: &[(&str, &str)] = &[
 pub(super) fn page(report: &Report) -> String {
     let broken = report.broken().count();
     let (all, verdict) = (report.rows.len(), if broken == 0 { "good" } else { "bad" });
-    let asked = report.rows.iter().filter(|row| row.by == "victim").count();
+    let asked = report.rows.iter().filter(|row| row.kind == "The victim afterwards").count();
     let mut page = format!(
         "<!doctype html><html lang=en><meta charset=utf-8><title>Isolation between organizations</title><style>{STYLE}</style>\
          <h1>Isolation between organizations</h1><p class={verdict}>{all} attacks on one organization, by everybody whom \
