@@ -59,6 +59,7 @@ fn internals(victim: &Victim) -> Vec<(&'static str, &'static str, Value)> {
             json!({ "key_identifier": "k", "signature": "s", "body": sha256("x") }),
         ),
         ("TenancyInternal.OpenSecrets", "sprites", json!({ "names": ["TOKEN", "VICTIMS"], "job_id": w.job })),
+        ("TenancyInternal.GetJobDefaults", "sprites", json!({})),
         ("SpritesInternal.ResolveRunner", "gateway", json!({ "token_sha256": sha256(&w.runner) })),
         (
             "SpritesInternal.ReceiveGithubWebhook",
