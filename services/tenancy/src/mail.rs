@@ -15,7 +15,8 @@ use sqlx::PgConnection;
 
 use crate::Service;
 use crate::config::MailConfig;
-use crate::domain::envelope::{MARK, MasterKeys};
+use crate::domain::envelope::MasterKeys;
+use crate::store::mails;
 use crate::store::support::GrantRow;
 
 /// The outbox topic.
@@ -165,27 +166,14 @@ pub(crate) async fn push(
     nitejar_db::outbox::push(conn, ctx, &*service.clock, TOPIC, &key, &sealed).await
 }
 
-/// Seals mails with the newest master key that an earlier one sealed, where the connection looks: at most a batch;
-/// answers how many.
+/// Seals mails with the newest master key that an earlier one sealed, where the connection looks: at most a batch; answers how
+/// many.
 pub(crate) async fn reseal(conn: &mut PgConnection, master: &MasterKeys) -> Result<usize> {
-    let found: Vec<(String, Vec<u8>)> = sqlx::query_as(
-        "SELECT id, payload FROM outbox WHERE topic = $1 AND substring(payload FROM 1 FOR $2) <> $3 \
-         ORDER BY seq LIMIT 500 FOR UPDATE",
-    )
-    .bind(TOPIC)
-    .bind(i32::try_from(MARK).unwrap_or(0))
-    .bind(master.mark().as_slice())
-    .fetch_all(&mut *conn)
-    .await?;
     let mut done = 0;
-    for (id, payload) in &found {
-        match master.reseal_mail(payload) {
+    for (id, payload) in mails::lock_sealed_before(conn, &master.mark()).await? {
+        match master.reseal_mail(&payload) {
             Ok(sealed) => {
-                sqlx::query("UPDATE outbox SET payload = $2 WHERE id = $1")
-                    .bind(id)
-                    .bind(sealed)
-                    .execute(&mut *conn)
-                    .await?;
+                mails::replace(conn, &id, &sealed).await?;
                 done += 1;
             }
             // It stays, and counts as remaining: its key may be put back into the configuration.
@@ -193,18 +181,6 @@ pub(crate) async fn reseal(conn: &mut PgConnection, master: &MasterKeys) -> Resu
         }
     }
     Ok(done)
-}
-
-/// Mails of no organization's that an earlier master key sealed: a `control` connection's.
-pub(crate) async fn sealed_before(conn: &mut PgConnection, master: &MasterKeys) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "SELECT count(*) FROM outbox WHERE topic = $1 AND substring(payload FROM 1 FOR $2) <> $3",
-    )
-    .bind(TOPIC)
-    .bind(i32::try_from(MARK).unwrap_or(0))
-    .bind(master.mark().as_slice())
-    .fetch_one(conn)
-    .await
 }
 
 /// How mail leaves. SMTP in production and in tests; the seam is here.

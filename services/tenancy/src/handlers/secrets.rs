@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Service;
 use crate::domain::envelope::Place;
+use crate::store::mails;
 use crate::store::secrets::{self, SecretRow};
 
 /// Secrets of one organization.
@@ -128,8 +129,9 @@ impl Secrets for Service {
         let id = self.master.id();
         let mut conn = self.db.control_once().await?;
         let (wrapped, behind) = secrets::rotation(&mut conn, &id).await.map_err(Error::from)?;
-        let mails = crate::mail::sealed_before(&mut conn, &self.master).await.map_err(Error::from)?;
-        let remaining = behind + mails;
+        let waiting =
+            mails::count_sealed_before(&mut conn, &self.master.mark()).await.map_err(Error::from)?;
+        let remaining = behind + waiting;
         Ok(Response::new(pb::MasterKeyRotation { master_key_id: id, wrapped, remaining }))
     }
 

@@ -6,6 +6,7 @@ pub mod exports;
 pub mod invitations;
 pub mod keys;
 pub mod living;
+pub mod mails;
 pub mod members;
 pub mod org;
 pub mod orgs;
