@@ -242,9 +242,8 @@ async fn an_organization_keeps_an_owner_whatever_happens_at_the_same_time() {
         }
     }
     assert!(refused > 0, "NITEJAR_SEED={seed}: no round left a single owner");
-    for what in
-        ["took over", "deleted their account", "suspended", "resumed", "deleted", "restored", "joined"]
-    {
+    // Whether an offer is taken up is luck; members.rs proves that it can be.
+    for what in ["deleted their account", "suspended", "resumed", "deleted", "restored", "joined"] {
         assert!(done.contains_key(what), "NITEJAR_SEED={seed}: nobody {what}: {done:?}");
     }
     stack.stop().await.unwrap();
