@@ -93,23 +93,26 @@ pub(crate) async fn mail(stack: &TestStack, email: &str, mails: usize) -> Receiv
 
 /// Signs a browser in.
 pub(crate) async fn sign_in(stack: &TestStack, browser: &mut Browser, email: &str) {
-    // Other mails may arrive meanwhile.
+    let token = ask_link(stack, browser, email).await;
+    let answer = browser.post("/v1/sign-in:finish", json!({ "token": token })).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+}
+
+/// Asks for a sign-in link and waits for its secret. Other mails may arrive meanwhile.
+pub(crate) async fn ask_link(stack: &TestStack, browser: &mut Browser, email: &str) -> String {
     let links = || {
         let mails = stack.mailbox.of(email).into_iter();
         mails.filter(|m| m.subject.starts_with("Sign in")).map(|m| link_secret(&m.text)).collect::<Vec<_>>()
     };
     let before = links().len();
     assert_eq!(browser.post("/v1/sign-in", json!({ "email": email })).await.status, 200);
-    let mut token = None;
     for _ in 0..1200 {
-        token = links().get(before).cloned();
-        if token.is_some() {
-            break;
+        if let Some(secret) = links().get(before) {
+            return secret.clone();
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    let answer = browser.post("/v1/sign-in:finish", json!({ "token": token.expect("the link comes") })).await;
-    assert_eq!(answer.status, 200, "{}", answer.body);
+    panic!("no link for {email} came");
 }
 
 fn link_secret(text: &str) -> String {

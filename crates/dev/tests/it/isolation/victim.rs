@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::report::Report;
 use crate::digests::{Rows, differing};
-use crate::people::{Browser, sign_in, token};
+use crate::people::{Browser, ask_link, sign_in};
 use crate::world::{World, found_record};
 
 /// What the victim has, and how it is recognized in an answer.
@@ -48,9 +48,7 @@ impl Victim {
         sign_in(stack, &mut browser, &email).await;
         let session = text(&browser.get("/v1/me/sessions").await.body["sessions"][0], "id");
         let mut begun = Browser::new(stack);
-        let mails = stack.mailbox.of(&email).len();
-        assert_eq!(begun.post("/v1/sign-in", json!({ "email": email })).await.status, 200);
-        let link = token(stack, &email, mails + 1).await;
+        let link = ask_link(stack, &mut begun, &email).await;
         let started = owner.post(&at("/integrations:startGithubInstall"), &json!({})).await.unwrap();
         let install_state = text(&started, "url").split("state=").nth(1).unwrap().to_owned();
         let installed = owner.get(&at("/integrations")).await.unwrap();
