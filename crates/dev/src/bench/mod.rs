@@ -13,6 +13,7 @@ pub mod peer;
 mod scale;
 mod setup;
 mod tenancy;
+mod turns;
 
 /// Flags of `bench`.
 #[derive(Clone, Debug, clap::Args)]

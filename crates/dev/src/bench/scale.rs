@@ -17,16 +17,10 @@ use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::tenancy::median;
+use super::turns::{RUN, Statement, WORKERS, compare, median, pick};
 use crate::test_stack::{TestStack, person, test_tweaks};
 
 const DATABASE: &str = "bench_tenants";
-/// Workers; each has a bucket, and so a connection, of its own.
-const WORKERS: usize = 4;
-/// Requests that a tenant makes in a row before another one is served.
-const RUN: usize = 10;
-const SLICE: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 9;
 /// Organizations that are claimed, and created, to time it.
 const TIMED: usize = 100;
 /// Tenants that are made to compare with django-tenants.
@@ -34,13 +28,13 @@ const DJANGO: usize = 50;
 /// How often each of two readers reads, beside the migration.
 const EVERY: Duration = Duration::from_millis(20);
 
-/// What one transaction does; `{s}` is the schema's prefix where there is no tenant bound.
-const STATEMENTS: [&str; 5] = [
-    "SELECT name, settings, version FROM {s}org",
-    "SELECT user_id, email, role FROM {s}members ORDER BY user_id LIMIT 50",
-    "SELECT id, name, role FROM {s}keys ORDER BY id LIMIT 50",
-    "SELECT name, version FROM {s}secrets ORDER BY name LIMIT 50",
-    "UPDATE {s}org SET version = version + 1",
+/// One transaction.
+const WORK: &[Statement] = &[
+    Statement { sql: "SELECT name, settings, version FROM {s}org", key: false },
+    Statement { sql: "SELECT user_id, email, role FROM {s}members ORDER BY user_id LIMIT 50", key: false },
+    Statement { sql: "SELECT id, name, role FROM {s}keys ORDER BY id LIMIT 50", key: false },
+    Statement { sql: "SELECT name, version FROM {s}secrets ORDER BY name LIMIT 50", key: false },
+    Statement { sql: "UPDATE {s}org SET version = version + 1", key: false },
 ];
 
 fn text(error: nitejar_common::Error) -> anyhow::Error {
@@ -171,82 +165,17 @@ async fn found(db: &Db, org: OrgId) -> Result<()> {
 /// Bound beside unbound at random tenants, and what the backends hold afterwards.
 async fn bound(db: &Db, ground: &Ground, all: &[(RequestCtx, i64)], result: &mut Value) -> Result<()> {
     let url = ground.cluster.url(DATABASE);
-    let (mut bound, mut unbound, mut private) = (Vec::new(), Vec::new(), 0.0_f64);
-    for i in 0..=ROUNDS {
-        let b = measure(db, &url, all, true).await?;
+    let mut private = 0.0_f64;
+    let after = async || {
         private = private.max(largest_backend(ground).await?);
-        let u = measure(db, &url, all, false).await?;
-        // The first round only warms caches.
-        if i > 0 {
-            bound.push(b);
-            unbound.push(u);
-        }
-    }
-    let (b, u) = (median(&mut bound), median(&mut unbound));
+        Ok(())
+    };
+    let (b, u) = compare(db, &url, all, WORK, after).await?;
     result["scale_bound_tx_per_s"] = json!(b.round());
     result["scale_unbound_tx_per_s"] = json!(u.round());
     result["scale_ratio"] = round(b / u);
     result["scale_largest_backend_private_mib"] = round(private);
     Ok(())
-}
-
-async fn measure(db: &Db, url: &str, all: &[(RequestCtx, i64)], bound: bool) -> Result<f64> {
-    let mut tasks = tokio::task::JoinSet::new();
-    for worker in 0..WORKERS {
-        let mine = |n: i64| n.rem_euclid(WORKERS as i64) == worker as i64;
-        let share: Vec<(RequestCtx, i64)> = all.iter().filter(|(_, n)| mine(*n)).cloned().collect();
-        let (db, url) = (db.clone(), url.to_owned());
-        tasks.spawn(async move {
-            if bound { run_bound(&db, &share).await } else { run_unbound(&url, &share).await }
-        });
-    }
-    let mut total = 0;
-    while let Some(count) = tasks.join_next().await {
-        total += count??;
-    }
-    Ok(f64::from(total) / SLICE.as_secs_f64())
-}
-
-fn pick(share: &[(RequestCtx, i64)]) -> &(RequestCtx, i64) {
-    &share[usize::try_from(rng::below(share.len() as u64)).unwrap_or(0)]
-}
-
-async fn run_bound(db: &Db, share: &[(RequestCtx, i64)]) -> Result<u32> {
-    let sql = STATEMENTS.map(|s| s.replace("{s}", ""));
-    let until = Instant::now() + SLICE;
-    let mut count = 0;
-    while Instant::now() < until {
-        let (ctx, _) = pick(share);
-        for _ in 0..RUN {
-            let mut tx = db.tenant(ctx).await.map_err(text)?;
-            for statement in &sql {
-                sqlx::query(AssertSqlSafe(statement.clone())).fetch_all(tx.conn()).await?;
-            }
-            tx.commit().await.map_err(text)?;
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-async fn run_unbound(url: &str, share: &[(RequestCtx, i64)]) -> Result<u32> {
-    let options: PgConnectOptions = url.parse()?;
-    let mut conn = PgConnection::connect_with(&options.statement_cache_capacity(256)).await?;
-    let until = Instant::now() + SLICE;
-    let mut count = 0;
-    while Instant::now() < until {
-        let (_, number) = pick(share);
-        let sql = STATEMENTS.map(|s| s.replace("{s}", &format!("t_{number}.")));
-        for _ in 0..RUN {
-            conn.execute("BEGIN").await?;
-            for statement in &sql {
-                sqlx::query(AssertSqlSafe(statement.clone())).fetch_all(&mut conn).await?;
-            }
-            conn.execute("COMMIT").await?;
-            count += 1;
-        }
-    }
-    Ok(count)
 }
 
 /// MiB that the largest of our logins' backends has for itself.
@@ -353,9 +282,8 @@ async fn latencies<T>(
             let (ctx, _) = pick(all);
             let began = Instant::now();
             let mut tx = db.tenant_read(ctx).await.map_err(text)?;
-            for statement in &STATEMENTS[..4] {
-                let sql = statement.replace("{s}", "");
-                sqlx::query(AssertSqlSafe(sql)).fetch_all(tx.conn()).await?;
+            for statement in WORK.iter().filter(|s| s.sql.starts_with("SELECT")) {
+                sqlx::query(AssertSqlSafe(statement.sql.replace("{s}", ""))).fetch_all(tx.conn()).await?;
             }
             tx.commit().await.map_err(text)?;
             times.push(began.elapsed().as_secs_f64() * 1000.0);
@@ -419,9 +347,11 @@ async fn clean(ground: &Ground) -> Result<()> {
 
 /// The same two things by PyPI's django-tenants, on the same server: a tenant is made, and a row is read in one.
 async fn django(ground: &Ground, db: &Db, result: &mut Value) -> Result<()> {
-    let (mut times, mut tenants) = (Vec::new(), Vec::new());
+    let (mut times, mut spares, mut tenants) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..DJANGO {
+        let began = Instant::now();
         db.build_spare().await.map_err(text)?;
+        spares.push(began.elapsed().as_secs_f64() * 1000.0);
     }
     for _ in 0..DJANGO {
         let org = OrgId::new(&SystemClock);
@@ -448,6 +378,8 @@ async fn django(ground: &Ground, db: &Db, result: &mut Value) -> Result<()> {
     }
     let read = median(&mut times);
     result["scale_tenant_made_p50_ms"] = round(create);
+    // Nobody waits for it, and it is work all the same.
+    result["scale_spare_built_p50_ms"] = round(median(&mut spares));
     result["scale_scoped_read_p50_ms"] = round(read);
     let target = crate::test_stack::target_dir()?;
     let python = target.parent().context("no folder")?.join("bench-python/bin/python");

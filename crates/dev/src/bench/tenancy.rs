@@ -1,21 +1,16 @@
 //! What binding a transaction to its tenant costs, and what creating an organization costs.
-//!
-//! Bound: `TenantTx`. Unbound: the same statements with schema-qualified names on connections of the owner, as many, in
-//! the same order of tenants. Both run in turn, several times; the ratio is that of the medians.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use nitejar_common::RequestCtx;
 use nitejar_common::clock::{SystemClock, system};
 use nitejar_common::id::OrgId;
-use nitejar_common::rng;
 use nitejar_db::{Db, Migration, Schema};
 use nitejar_testkit::postgres::shared;
 use serde_json::{Value, json};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
+use super::turns::{Statement, WORKERS, compare, median};
 use crate::test_stack::{TestStack, person, test_tweaks};
 
 /// Enough rows, and known to the planner, that a read by key uses the key from the start: a plan that was made for an
@@ -37,12 +32,14 @@ const SCHEMA: Schema = Schema {
     private: &[],
 };
 
-/// Workers; each has a bucket, and so a connection, of its own.
-const WORKERS: usize = 4;
-/// Requests that a tenant makes in a row before another one is served: people and programs come in bursts.
-const RUN: usize = 10;
-const SLICE: Duration = Duration::from_secs(1);
-const ROUNDS: usize = 9;
+/// One transaction.
+const WORK: &[Statement] = &[
+    Statement { sql: "SELECT id, owner, note FROM {s}things WHERE id = $1", key: true },
+    Statement { sql: "SELECT id, owner, note FROM {s}things WHERE id = $1", key: true },
+    Statement { sql: "SELECT id, owner, note FROM {s}things WHERE id = $1", key: true },
+    Statement { sql: "UPDATE {s}counters SET value = value + 1 WHERE name = 'c'", key: false },
+    Statement { sql: "INSERT INTO {s}things (owner, note) VALUES ('b', 'note')", key: false },
+];
 
 pub(super) async fn run(tenants_at_scale: usize) -> Result<Value> {
     let cluster = shared().await?;
@@ -69,17 +66,7 @@ pub(super) async fn run(tenants_at_scale: usize) -> Result<Value> {
             let number = db.tenant(&ctx).await.map_err(text)?.number();
             tenants.push((ctx, number));
         }
-        let (mut bound, mut unbound) = (Vec::new(), Vec::new());
-        for round in 0..=ROUNDS {
-            let b = measure(&db, &database.url, &tenants, true).await?;
-            let u = measure(&db, &database.url, &tenants, false).await?;
-            // The first round only warms caches.
-            if round > 0 {
-                bound.push(b);
-                unbound.push(u);
-            }
-        }
-        let (b, u) = (median(&mut bound), median(&mut unbound));
+        let (b, u) = compare(&db, &database.url, &tenants, WORK, async || Ok(())).await?;
         result[format!("{count}_tenants_bound_tx_per_s")] = json!(b.round());
         result[format!("{count}_tenants_unbound_tx_per_s")] = json!(u.round());
         result[format!("{count}_tenants_ratio")] = json!((b / u * 100.0).round() / 100.0);
@@ -90,99 +77,6 @@ pub(super) async fn run(tenants_at_scale: usize) -> Result<Value> {
         super::scale::run(tenants_at_scale, &mut result).await?;
     }
     Ok(result)
-}
-
-pub(super) fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
-}
-
-/// Transactions a second of all workers together.
-async fn measure(db: &Db, url: &str, tenants: &[(RequestCtx, i64)], bound: bool) -> Result<f64> {
-    let mut tasks = tokio::task::JoinSet::new();
-    for worker in 0..WORKERS {
-        let share: Vec<(RequestCtx, i64)> = tenants
-            .iter()
-            .filter(|(_, n)| {
-                tenants.len() < WORKERS
-                    || n.rem_euclid(i64::try_from(WORKERS).unwrap_or(1)) == i64::try_from(worker).unwrap_or(0)
-            })
-            .cloned()
-            .collect();
-        let (db, url) = (db.clone(), url.to_owned());
-        tasks.spawn(async move {
-            if bound { run_bound(&db, &share).await } else { run_unbound(&url, &share).await }
-        });
-    }
-    let mut total = 0;
-    while let Some(count) = tasks.join_next().await {
-        total += count??;
-    }
-    Ok(f64::from(total) / SLICE.as_secs_f64())
-}
-
-fn pick(share: &[(RequestCtx, i64)]) -> &(RequestCtx, i64) {
-    let at = rng::below(u64::try_from(share.len()).unwrap_or(1));
-    &share[usize::try_from(at).unwrap_or(0)]
-}
-
-/// Of a row that each tenant has.
-fn key() -> i64 {
-    1 + i64::try_from(rng::below(1000)).unwrap_or(0)
-}
-
-async fn run_bound(db: &Db, share: &[(RequestCtx, i64)]) -> Result<u32> {
-    let until = Instant::now() + SLICE;
-    let mut count = 0;
-    while Instant::now() < until {
-        let (ctx, _) = pick(share);
-        for _ in 0..RUN {
-            let mut tx = db.tenant(ctx).await.map_err(|e| anyhow!(e.log_text()))?;
-            let conn = tx.conn();
-            for _ in 0..3 {
-                sqlx::query("SELECT id, owner, note FROM things WHERE id = $1")
-                    .bind(key())
-                    .fetch_all(&mut *conn)
-                    .await?;
-            }
-            sqlx::query("UPDATE counters SET value = value + 1 WHERE name = $1")
-                .bind("c")
-                .execute(&mut *conn)
-                .await?;
-            sqlx::query("INSERT INTO things (owner, note) VALUES ($1, $2)")
-                .bind("b")
-                .bind("note")
-                .execute(conn)
-                .await?;
-            tx.commit().await.map_err(|e| anyhow!(e.log_text()))?;
-            count += 1;
-        }
-    }
-    Ok(count)
-}
-
-async fn run_unbound(url: &str, share: &[(RequestCtx, i64)]) -> Result<u32> {
-    let options: PgConnectOptions = url.parse()?;
-    let mut conn = PgConnection::connect_with(&options.statement_cache_capacity(256)).await?;
-    let until = Instant::now() + SLICE;
-    let mut count = 0;
-    while Instant::now() < until {
-        let t = pick(share).1;
-        let select = format!("SELECT id, owner, note FROM t_{t}.things WHERE id = $1");
-        let update = format!("UPDATE t_{t}.counters SET value = value + 1 WHERE name = $1");
-        let insert = format!("INSERT INTO t_{t}.things (owner, note) VALUES ($1, $2)");
-        for _ in 0..RUN {
-            conn.execute("BEGIN").await?;
-            for _ in 0..3 {
-                sqlx::query(AssertSqlSafe(select.clone())).bind(key()).fetch_all(&mut conn).await?;
-            }
-            sqlx::query(AssertSqlSafe(update.clone())).bind("c").execute(&mut conn).await?;
-            sqlx::query(AssertSqlSafe(insert.clone())).bind("b").bind("note").execute(&mut conn).await?;
-            conn.execute("COMMIT").await?;
-            count += 1;
-        }
-    }
-    Ok(count)
 }
 
 /// Organizations over HTTP, through all five services, beside the DDL of the four schemas that each of them gets.

@@ -1,30 +1,15 @@
 //! Domains: shown to be one's own, and joined by. A name server of another's making says what the DNS says.
 
 use nitejar_dev::client::{Answer, Client, text};
-use nitejar_dev::test_stack::{TestStack, organization, person};
+use nitejar_dev::test_stack::TestStack;
 use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::dns::Dns;
 use crate::people::{Browser, mail, sign_in};
-use crate::world::join;
-
-/// An organization, and how it deals with its domains.
-struct Org {
-    owner: Client,
-    id: String,
-}
+use crate::world::{Org, join};
 
 impl Org {
-    async fn new(operator: &Client) -> Self {
-        let (owner, _) = person(operator, "owner").await.unwrap();
-        Self { id: organization(&owner).await.unwrap(), owner }
-    }
-
-    fn at(&self, rest: &str) -> String {
-        format!("/v1/orgs/{}{rest}", self.id)
-    }
-
     async fn claim(&self, name: &str) -> Value {
         self.owner.post(&self.at("/domains"), &json!({ "name": name })).await.unwrap()
     }
@@ -51,13 +36,6 @@ impl Org {
     async fn role_of(&self, email: &str) -> Option<String> {
         let members = self.owner.all(&self.at("/members"), "members").await.unwrap();
         members.iter().find(|m| m["email"] == email).map(|m| text(m, "role"))
-    }
-
-    async fn events(&self, action: &str, count: usize) -> Vec<Value> {
-        let path = self.at(&format!("/audit-events?action={action}"));
-        let there = |v: &Value| v["events"].as_array().is_some_and(|l| l.len() >= count);
-        let found = self.owner.until(&path, 10, action, there).await.unwrap();
-        found["events"].as_array().unwrap().clone()
     }
 }
 
@@ -148,7 +126,7 @@ async fn a_domain_is_verified_by_its_record_and_nothing_else() {
     let asked = dns.asked();
     assert_eq!(org.verify(&domain).await.body["verified_at"], done.body["verified_at"]);
     assert_eq!(dns.asked(), asked);
-    assert_eq!(org.events("domain.verified", 1).await.len(), 1);
+    assert_eq!(org.events_come("domain.verified", 1).await.len(), 1);
     let path = org.at(&format!("/domains/{}", text(&domain, "id")));
     org.owner.delete(&path).await.unwrap();
     assert_eq!(org.owner.call(Method::GET, &path, None).await.unwrap().status, 404);
@@ -258,7 +236,7 @@ async fn who_signs_in_with_an_address_there_joins_by_itself() {
     let mut ada = comes(&stack, &email("ada")).await;
     assert_eq!(org.role_of(&email("ada")).await.as_deref(), Some("member"));
     assert_eq!(ada.get(&org.at("")).await.status, 200, "at once");
-    let joined = org.events("member.joined_by_domain", 1).await;
+    let joined = org.events_come("member.joined_by_domain", 1).await;
     let id = text(&ada.get("/v1/me").await.body, "id");
     assert_eq!((&joined[0]["actor_id"], &joined[0]["target_id"]), (&json!(id), &json!(id)));
     assert_eq!(joined[0]["details"]["domain"], name.as_str());

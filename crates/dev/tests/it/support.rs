@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use nitejar_dev::client::{Answer, Client, text};
 use nitejar_dev::settings::Tweaks;
-use nitejar_dev::test_stack::{TestStack, organization, person, test_tweaks};
+use nitejar_dev::test_stack::{TestStack, test_tweaks};
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 use sqlx::Connection as _;
 
 use crate::people::{Browser, mail, sign_in};
-use crate::world::join;
+use crate::world::{Org, join};
 
 fn said(answer: &Answer) -> (u16, String) {
     (answer.status, text(&answer.body, "code"))
@@ -49,22 +49,7 @@ pub(crate) async fn deeds(stack: &TestStack, owner: &Client, org: &str) {
     owner.post(&grant(&id, "revoke"), &json!({})).await.unwrap();
 }
 
-/// An organization with an owner, and how it looks at its grants.
-struct Org {
-    owner: Client,
-    id: String,
-}
-
 impl Org {
-    async fn new(operator: &Client) -> Self {
-        let (owner, _) = person(operator, "owner").await.unwrap();
-        Self { id: organization(&owner).await.unwrap(), owner }
-    }
-
-    fn at(&self, rest: &str) -> String {
-        format!("/v1/orgs/{}{rest}", self.id)
-    }
-
     fn grant(&self, id: &str, verb: &str) -> String {
         self.at(&format!("/support-grants/{id}:{verb}"))
     }
@@ -76,22 +61,6 @@ impl Org {
     async fn state(&self, id: &str) -> String {
         let grants = self.owner.all(&self.at("/support-grants"), "grants").await.unwrap();
         text(grants.iter().find(|grant| grant["id"] == id).unwrap(), "state")
-    }
-
-    async fn events(&self, action: &str) -> Vec<Value> {
-        self.owner.all(&self.at(&format!("/audit-events?action={action}")), "events").await.unwrap()
-    }
-
-    /// Until that many are there: the outbox brings them.
-    async fn events_come(&self, action: &str, count: usize) -> Vec<Value> {
-        for _ in 0..200 {
-            let events = self.events(action).await;
-            if events.len() >= count {
-                return events;
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        panic!("{count} events {action} did not come");
     }
 }
 

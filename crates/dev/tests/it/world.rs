@@ -180,6 +180,39 @@ fn forget_reading(value: &mut Value) {
     }
 }
 
+/// An organization with an owner, and nothing else.
+pub(crate) struct Org {
+    pub(crate) owner: Client,
+    pub(crate) id: String,
+}
+
+impl Org {
+    pub(crate) async fn new(operator: &Client) -> Self {
+        let (owner, _) = person(operator, "owner").await.unwrap();
+        Self { id: organization(&owner).await.unwrap(), owner }
+    }
+
+    pub(crate) fn at(&self, rest: &str) -> String {
+        format!("/v1/orgs/{}{rest}", self.id)
+    }
+
+    pub(crate) async fn events(&self, action: &str) -> Vec<Value> {
+        self.owner.all(&self.at(&format!("/audit-events?action={action}")), "events").await.unwrap()
+    }
+
+    /// Until that many are there: the outbox brings them.
+    pub(crate) async fn events_come(&self, action: &str, count: usize) -> Vec<Value> {
+        for _ in 0..200 {
+            let events = self.events(action).await;
+            if events.len() >= count {
+                return events;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{count} events {action} did not come");
+    }
+}
+
 /// A new person with a role in an organization.
 pub(crate) async fn join(operator: &Client, owner: &Client, org: &str, role: &str) -> (Client, String) {
     let (client, id) = person(operator, role).await.unwrap();

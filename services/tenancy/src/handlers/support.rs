@@ -113,14 +113,7 @@ impl Support for Service {
         request: Request<pb::DenySupportAccessRequest>,
     ) -> Result<Response<pb::SupportGrant>, Status> {
         let ctx = ctx(&request)?;
-        let now = self.clock.now();
-        let mut tx = self.db.tenant(&ctx).await?;
-        let mut row = lock(&mut tx, &request.get_ref().grant_id).await?;
-        if row.deny(&ctx.actor.id, now)? {
-            support::end(tx.conn(), &row).await.map_err(Error::from)?;
-            self.audit_grant(&mut tx, &ctx, "support.denied", &row, &[]).await?;
-        }
-        tx.answer(to_pb(row, now)).await
+        self.end_grant(&ctx, &request.get_ref().grant_id, "support.denied", GrantRow::deny).await
     }
 
     async fn revoke_support_access(
@@ -128,18 +121,29 @@ impl Support for Service {
         request: Request<pb::RevokeSupportAccessRequest>,
     ) -> Result<Response<pb::SupportGrant>, Status> {
         let ctx = ctx(&request)?;
-        let now = self.clock.now();
-        let mut tx = self.db.tenant(&ctx).await?;
-        let mut row = lock(&mut tx, &request.get_ref().grant_id).await?;
-        if row.revoke(&ctx.actor.id, now)? {
-            support::end(tx.conn(), &row).await.map_err(Error::from)?;
-            self.audit_grant(&mut tx, &ctx, "support.revoked", &row, &[]).await?;
-        }
-        tx.answer(to_pb(row, now)).await
+        self.end_grant(&ctx, &request.get_ref().grant_id, "support.revoked", GrantRow::revoke).await
     }
 }
 
 impl Service {
+    /// Ends a grant, or a request for one, in the way that `end` knows.
+    async fn end_grant(
+        &self,
+        ctx: &RequestCtx,
+        id: &str,
+        action: &str,
+        end: fn(&mut GrantRow, &str, DateTime<Utc>) -> Result<bool>,
+    ) -> Result<Response<pb::SupportGrant>, Status> {
+        let now = self.clock.now();
+        let mut tx = self.db.tenant(ctx).await?;
+        let mut row = lock(&mut tx, id).await?;
+        if end(&mut row, &ctx.actor.id, now)? {
+            support::end(tx.conn(), &row).await.map_err(Error::from)?;
+            self.audit_grant(&mut tx, ctx, action, &row, &[]).await?;
+        }
+        tx.answer(to_pb(row, now)).await
+    }
+
     /// A transaction in the organization of an operator's path, if there is one for anybody: about grants, and nothing else.
     async fn of_operator(&self, ctx: &RequestCtx) -> Result<TenantTx> {
         let id = ctx.tenant()?;
