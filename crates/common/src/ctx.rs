@@ -103,7 +103,7 @@ impl OrgState {
 pub enum SignIn {
     /// By a key or token: an organization's, or a person's that was made longer ago.
     #[default]
-    Shown,
+    Key,
     /// By a browser that signed in within the last 15 minutes, or a person's key that was made within them.
     Fresh,
     /// By a browser that signed in longer ago.
@@ -121,11 +121,11 @@ impl SignIn {
 
     /// Of a person's key that was made then: making it needed a fresh sign-in, so it is as fresh as its making.
     pub fn of_key(at: DateTime<Utc>, now: DateTime<Utc>) -> Self {
-        if now - at < FRESH { Self::Fresh } else { Self::Shown }
+        if now - at < FRESH { Self::Fresh } else { Self::Key }
     }
 
-    fn is_shown(&self) -> bool {
-        *self == Self::Shown
+    fn is_key(&self) -> bool {
+        *self == Self::Key
     }
 }
 
@@ -150,7 +150,7 @@ pub struct RequestCtx {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scopes: Option<Vec<String>>,
     /// How the actor showed who they are.
-    #[serde(default, skip_serializing_if = "SignIn::is_shown")]
+    #[serde(default, skip_serializing_if = "SignIn::is_key")]
     pub sign_in: SignIn,
     /// The request this is part of, as in `X-Request-Id`. It travels beside the token: see [`crate::token`].
     #[serde(skip)]
@@ -183,7 +183,7 @@ impl RequestCtx {
             role: None,
             grants: Vec::new(),
             scopes: None,
-            sign_in: SignIn::Shown,
+            sign_in: SignIn::Key,
             request_id: RequestId::new(clock).to_string(),
             idempotency: None,
         }

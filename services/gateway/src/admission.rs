@@ -81,7 +81,7 @@ pub(crate) async fn admit(
     // Where nobody needs to be known, a cookie that nobody looked at names nobody.
     let known = presented.filter(|_| caller.actor.kind != ActorKind::Anonymous);
     if let Some((_, credential)) = known {
-        let same = caller.session.as_ref().map_or(credential, |session| &session.lasting);
+        let same = lasting(&caller, credential);
         gateway.limits.take_known(same, caller.a_minute, tenant, &mut told.left)?;
         if caller.rotate {
             told.secret = Box::pin(authn::rotate(gateway, asked.request_id, credential)).await;
@@ -145,11 +145,23 @@ async fn who_where_may(
     if let Some(org) = &caller.leads_to {
         return Ok((Way::To(org.clone()), caller));
     }
-    let ctx = authz::authorize(policy, &caller, asked.org, asked.request_id, gateway.clock.now())
-        .inspect_err(|error| {
-            gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
-        })?;
-    Ok((Way::In(ctx), caller))
+    match authz::authorize(policy, &caller, asked.org, asked.request_id, gateway.clock.now()) {
+        Ok(ctx) => Ok((Way::In(ctx), caller)),
+        Err(error) => {
+            gateway.denials.note(&caller, &policy.path, org, &error, asked.request_id);
+            // Who asks for what is not theirs is counted as well.
+            if let (Asker::New(_), Some((_, credential))) = (asker, looked_at) {
+                let same = lasting(&caller, credential);
+                gateway.limits.take_known(same, caller.a_minute, None, &mut None)?;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// What stays the same of a credential: a session's secret is replaced now and then.
+fn lasting<'a>(caller: &'a Caller, credential: &'a str) -> &'a str {
+    caller.session.as_ref().map_or(credential, |session| &session.lasting)
 }
 
 /// A key that is bound to networks is good there only.

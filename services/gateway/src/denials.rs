@@ -28,7 +28,8 @@ const A_MINUTE: u32 = 5;
 const COUNTED: usize = 10_000;
 
 /// (actor, RPC) → what happened in that minute.
-type Recent = HashMap<(String, String), Counted>;
+/// By organization, actor and RPC: nobody's refusals in one organization are counted in another's log.
+type Recent = HashMap<(String, String, String), Counted>;
 
 /// Refusals of one actor and RPC in one minute.
 struct Counted {
@@ -155,7 +156,7 @@ impl Denials {
     /// earlier one.
     fn count(&self, event: AuditEvent) -> (Option<AuditEvent>, Vec<AuditEvent>) {
         let minute = self.clock.now().timestamp() / 60;
-        let key = (event.actor_id.clone(), event.target_id.clone());
+        let key = (event.org_id.clone(), event.actor_id.clone(), event.target_id.clone());
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         let mut over = Vec::new();
         if recent.len() >= COUNTED || recent.get(&key).is_some_and(|c| c.minute != minute) {

@@ -15,6 +15,8 @@ use crate::domain::agent::TIMEOUT;
 
 /// So long a changed setting may go unnoticed.
 const KEPT: Duration = Duration::from_secs(5);
+/// So long tenancy is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// Beyond so many organizations it starts anew: it must not grow for ever.
 const MOST: usize = 10_000;
 
@@ -23,11 +25,9 @@ const MOST: usize = 10_000;
 pub(crate) struct Defaults(Mutex<HashMap<OrgId, (Instant, u32)>>);
 
 impl Service {
-    /// The limit of one job's wall time in seconds, for an agent that has `own`; 0: none of its own.
-    pub(crate) async fn timeout_seconds(&self, ctx: &RequestCtx, own: u32) -> Result<u32> {
-        if own != 0 {
-            return Ok(own);
-        }
+    /// The limit of one job's wall time in seconds, for agents that have none of their own. To be asked before a claim, whose
+    /// lease runs.
+    pub(crate) async fn default_timeout(&self, ctx: &RequestCtx) -> Result<u32> {
         let org = ctx.tenant()?;
         let known = self.defaults.0.lock().unwrap_or_else(PoisonError::into_inner).get(org).copied();
         if let Some((since, seconds)) = known
@@ -35,17 +35,18 @@ impl Service {
         {
             return Ok(seconds);
         }
-        let request = self.tenancy.request(&self.as_service(ctx)?, GetJobDefaultsRequest {})?;
+        let request =
+            self.tenancy.request_within(&self.as_service(ctx)?, GetJobDefaultsRequest {}, PATIENCE)?;
         let asked = TenancyInternalClient::new(self.tenancy.channel()).get_job_defaults(request).await;
         let seconds = match asked {
             Ok(defaults) => match defaults.into_inner().timeout_seconds {
                 0 => TIMEOUT,
                 seconds => seconds,
             },
-            // A job does not wait for a setting: what was known last is good enough.
+            // Jobs do not wait for a setting: what was known last is good enough for as long.
             Err(status) => {
                 tracing::warn!(%org, code = ?status.code(), "the organization's settings are not to be had");
-                return Ok(known.map_or(TIMEOUT, |(_, seconds)| seconds));
+                known.map_or(TIMEOUT, |(_, seconds)| seconds)
             }
         };
         let mut all = self.defaults.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,7 @@ use crate::store::{credentials, members, orgs, sessions, users};
 
 /// More than anybody is a member of.
 const ALL: i64 = 10_000;
-const JOINED: &str = "You became a member of an organization at this moment. Try again.";
+const JOINED: &str = "You became a member of an organization at this moment. Your other memberships have ended; try again to end the rest.";
 const CREATING: &str =
     "An organization of yours is being created at this moment. Try again in a few seconds.";
 
@@ -61,7 +61,7 @@ impl Service {
             return Err(Error::invalid("/email", "must be the account's own address"));
         }
         let memberships = orgs::memberships(&mut *self.db.control_once().await?, id).await?;
-        // All are looked at before one ends: it is refused as a whole, or done as a whole.
+        // All are looked at before one ends, so that what could be known before is refused as a whole.
         let mut last_of = Vec::new();
         for m in memberships.iter().filter(|m| m.state != State::Deleting.as_str()) {
             let own = ctx.clone().for_tenant(m.org_id.parse()?);

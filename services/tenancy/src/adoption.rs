@@ -53,11 +53,6 @@ impl Adopt for Adoption {
     }
 
     fn keep<'a>(&'a self, conn: &'a mut PgConnection, org: &'a OrgId) -> BoxFuture<'a, Result<()>> {
-        Box::pin(async move {
-            living::keep(conn, org.as_str()).await?;
-            // What was approved then may have been revoked since.
-            support::revoke_all(conn, org.as_str()).await?;
-            Ok(living::unverify_lost_domains(conn, org.as_str()).await?)
-        })
+        Box::pin(async move { Ok(living::keep(conn, org.as_str()).await?) })
     }
 }

@@ -1,6 +1,8 @@
 //! What the DNS says, asked anew each time: whoever has just made a record does not wait for a kept answer to end.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -9,6 +11,7 @@ use hickory_resolver::net::NetError;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::RData;
 use nitejar_common::error::{Code, Error, Result};
+use nitejar_common::id::OrgId;
 use tokio::sync::Semaphore;
 
 /// All tries together.
@@ -16,25 +19,42 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Records of one answer, and bytes of one record, that are looked at.
 const MOST: usize = 100;
 const LONGEST: usize = 1024;
-/// Questions at a time: others' name servers decide how long each takes.
-const AT_A_TIME: usize = 16;
+/// Questions at a time, one of each organization: name servers of theirs decide how long each takes.
+const AT_A_TIME: usize = 64;
 
 /// Asks one resolver.
 #[derive(Debug)]
 pub(crate) struct Dns {
     resolver: Option<SocketAddr>,
     places: Semaphore,
+    asking: Mutex<HashSet<OrgId>>,
+}
+
+/// The one question of an organization.
+struct Asking<'a>(&'a Dns, &'a OrgId);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        self.0.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+    }
 }
 
 impl Dns {
     /// Of that resolver; of the system's when there is none.
     pub(crate) fn new(resolver: Option<SocketAddr>) -> Self {
-        Self { resolver, places: Semaphore::new(AT_A_TIME) }
+        Self { resolver, places: Semaphore::new(AT_A_TIME), asking: Mutex::default() }
     }
 
-    /// The TXT records of a name; empty when it has none.
-    pub(crate) async fn texts(&self, name: &str) -> Result<Vec<String>> {
-        let _place = self.places.try_acquire().map_err(|_| failed("too many lookups at once"))?;
+    /// The TXT records of a name, for an organization; empty when it has none.
+    pub(crate) async fn texts(&self, org: &OrgId, name: &str) -> Result<Vec<String>> {
+        if !self.asking.lock().unwrap_or_else(PoisonError::into_inner).insert(org.clone()) {
+            let detail =
+                "A domain of this organization is being looked up at this moment. Try again when it is done.";
+            return Err(Error::new(Code::Conflict, detail));
+        }
+        let _asking = Asking(self, org);
+        let full = |_| Error::unavailable().because("too many lookups at once");
+        let _place = self.places.try_acquire().map_err(full)?;
         let asked = tokio::time::timeout(DEADLINE, self.ask(name)).await;
         let answer = match asked.map_err(|_| failed("no answer in time"))? {
             Ok(answer) => answer,

@@ -22,7 +22,7 @@ use crate::domain::life::State;
 use crate::domain::receipt::{Receipt, SLUGS_HELD, Store, Table};
 use crate::mail::{self, Mail};
 use crate::store::orgs::{self, OrgsRow};
-use crate::store::receipts;
+use crate::store::{receipts, support};
 
 /// How often to look when nothing wakes us.
 const EVERY: Duration = Duration::from_secs(1);
@@ -62,7 +62,14 @@ impl Service {
             }
         }
         if turn.is_multiple_of(SWEEP) {
-            orgs::free_slugs(&mut *self.db.control_once().await?, self.clock.now()).await?;
+            let mut conn = self.db.control_once().await?;
+            let swept = match orgs::free_slugs(&mut conn, self.clock.now()).await {
+                Ok(()) => support::sweep(&mut conn, self.clock.now()).await,
+                failed => failed,
+            };
+            if let Err(error) = swept {
+                tracing::warn!(%error, "what has had its time is not swept; trying again");
+            }
         }
         failed.retain(|id, _| to_purge.iter().any(|org| org.id == *id));
         for org in to_purge {

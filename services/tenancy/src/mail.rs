@@ -166,21 +166,36 @@ pub(crate) async fn push(
     nitejar_db::outbox::push(conn, ctx, &*service.clock, TOPIC, &key, &sealed).await
 }
 
-/// Seals mails with the newest master key that an earlier one sealed, where the connection looks: at most a batch; answers how
-/// many.
-pub(crate) async fn reseal(conn: &mut PgConnection, master: &MasterKeys) -> Result<usize> {
-    let mut done = 0;
-    for (id, payload) in mails::lock_sealed_before(conn, &master.mark()).await? {
-        match master.reseal_mail(&payload) {
-            Ok(sealed) => {
-                mails::replace(conn, &id, &sealed).await?;
-                done += 1;
+/// Seals mails with the newest master key that an earlier one sealed, where the connection looks. Answers how many were, and
+/// how many no key opens: they stay, for their key may be put back into the configuration.
+pub(crate) async fn reseal(conn: &mut PgConnection, master: &MasterKeys) -> Result<(usize, usize)> {
+    let (mut done, mut lost, mut after) = (0, 0, 0);
+    loop {
+        let found = mails::after(conn, after).await?;
+        let Some((last, _, _)) = found.last() else { return Ok((done, lost)) };
+        after = *last;
+        for (_, id, sealed) in found.iter().filter(|(_, _, sealed)| !master.newest_sealed(sealed)) {
+            match master.reseal_mail(sealed) {
+                Ok(sealed) => {
+                    mails::replace(conn, id, &sealed).await?;
+                    done += 1;
+                }
+                Err(_) => lost += 1,
             }
-            // It stays, and counts as remaining: its key may be put back into the configuration.
-            Err(error) => tracing::error!(id, error = %error.log_text(), "no master key opens this mail"),
         }
     }
-    Ok(done)
+}
+
+/// How many mails, where the connection looks, the newest master key does not open.
+pub(crate) async fn behind(conn: &mut PgConnection, master: &MasterKeys) -> Result<i64> {
+    let (mut count, mut after) = (0, 0);
+    loop {
+        let found = mails::after(conn, after).await?;
+        let Some((last, _, _)) = found.last() else { return Ok(count) };
+        after = *last;
+        let behind = found.iter().filter(|(_, _, sealed)| !master.newest_sealed(sealed)).count();
+        count += i64::try_from(behind).unwrap_or(i64::MAX);
+    }
 }
 
 /// How mail leaves. SMTP in production and in tests; the seam is here.

@@ -1,5 +1,6 @@
 //! The master key changes while everything runs: what an earlier one wrapped or sealed, data keys and waiting mails, is
-//! wrapped and sealed by the newest, one organization after another. Killed in between, it goes on with those that are left; two replicas that do the same do it twice.
+//! wrapped and sealed by the newest, one organization after another. Killed in between, it goes on with those that are left;
+//! two replicas that do the same do it twice.
 
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Service;
 use crate::mail;
-use crate::store::secrets;
+use crate::store::{mails, secrets};
 
 /// How often to look; there is something once in a year.
 const EVERY: Duration = Duration::from_secs(10);
@@ -47,9 +48,7 @@ impl Service {
         }
         let behind = secrets::wrapped_before(&mut conn, &newest, BATCH).await?;
         drop(conn);
-        let mut tx = self.db.control().await?;
-        let mut done = mail::reseal(tx.conn(), &self.master).await?;
-        tx.commit().await?;
+        let mut done = self.reseal_mails().await?;
         for org in behind {
             if stop.is_cancelled() {
                 break;
@@ -67,6 +66,33 @@ impl Service {
         Ok(done)
     }
 
+    /// Mails that wait while there is more than one master key: a replica of before the change may still seal with its own.
+    async fn reseal_mails(&self) -> Result<usize> {
+        if !self.master.has_earlier() {
+            return Ok(0);
+        }
+        let mut tx = self.db.control().await?;
+        let (mut done, mut lost) = mail::reseal(tx.conn(), &self.master).await?;
+        let waiting = mails::orgs_with_waiting(tx.conn()).await?;
+        tx.commit().await?;
+        for org in waiting {
+            let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.parse()?);
+            let mut tx = match self.db.tenant(&ctx).await {
+                Ok(tx) => tx,
+                // It was purged meanwhile.
+                Err(error) if error.code() == Code::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            let (more, none) = mail::reseal(tx.conn(), &self.master).await?;
+            tx.commit().await?;
+            (done, lost) = (done + more, lost + none);
+        }
+        if lost > 0 {
+            tracing::error!(lost, "mails that no master key opens; put their key into former_master_keys");
+        }
+        Ok(done)
+    }
+
     async fn rewrap(&self, org: &OrgId, newest: &str) -> Result<()> {
         let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.clone());
         let mut tx = self.db.tenant(&ctx).await?;
@@ -76,7 +102,7 @@ impl Service {
             secrets::rewrap(tx.conn(), version, &self.master.rewrap(org, &wrapped)?).await?;
         }
         // Dead ones, too: what they say must not be told by a key that is thought to be gone.
-        while mail::reseal(tx.conn(), &self.master).await? > 0 {}
+        mail::reseal(tx.conn(), &self.master).await?;
         secrets::note_master(tx.conn(), newest).await?;
         tx.commit().await
     }

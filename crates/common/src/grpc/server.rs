@@ -284,7 +284,7 @@ mod tests {
             };
             asked[number] += 1;
             let callers =
-                [(SignIn::Shown, User), (SignIn::Fresh, User), (SignIn::Old, User), (SignIn::Shown, ApiKey)];
+                [(SignIn::Key, User), (SignIn::Fresh, User), (SignIn::Old, User), (SignIn::Key, ApiKey)];
             for ((sign_in, kind), good) in callers.into_iter().zip(good) {
                 if kind == ApiKey && policy.scope != Scope::Tenant {
                     continue;

@@ -263,12 +263,29 @@ async fn a_restore_in_place_lets_nobody_in_who_was_shut_out_since() {
     let kept = w.owner.post(&at("/keys"), &json!({ "name": "kept", "role": "viewer" })).await.unwrap();
     let kept = operator.with_key(&text(&kept, "secret"));
     leaked.until_ok(&at(""), 10).await.unwrap();
+    let rotated = w.owner.post(&at("/keys"), &json!({ "name": "rotated", "role": "admin" })).await.unwrap();
+    let (old, rotated) = (operator.with_key(&text(&rotated, "secret")), text(&rotated["key"], "id"));
+    let (keeper, keeper_id) = crate::world::join(&operator, &w.owner, &w.org, "admin").await;
+    let given = |roles: Value| json!({ "role_ids": roles });
+    let roles = at(&format!("/members/{keeper_id}/roles"));
+    w.owner.put(&roles, &given(json!([w.role]))).await.unwrap();
+    w.owner.post(&at("/ownership-offer"), &json!({ "user_id": keeper_id })).await.unwrap();
     tool.must(&["backup", &w.org, "then"]).await;
     let name = text(&w.owner.get(&at("")).await.unwrap(), "name");
 
     w.owner.delete(&at(&format!("/keys/{}", text(&made["key"], "id")))).await.unwrap();
     w.owner.delete(&at(&format!("/members/{}", w.member_id))).await.unwrap();
     w.owner.delete(&at(&format!("/invitations/{}", w.invitation))).await.unwrap();
+    let rotate = json!({ "overlap_seconds": 1 });
+    let new = w.owner.post(&at(&format!("/keys/{rotated}:rotate")), &rotate).await.unwrap();
+    let new = operator.with_key(&text(&new, "secret"));
+    w.owner.delete(&at("/ownership-offer")).await.unwrap();
+    w.owner.put(&roles, &given(json!([]))).await.unwrap();
+    let second = json!({ "name": "second", "permissions": ["audit.read"] });
+    let second = text(&w.owner.post(&at("/roles"), &second).await.unwrap(), "id");
+    let (late, late_id) = crate::world::join(&operator, &w.owner, &w.org, "viewer").await;
+    w.owner.put(&at(&format!("/members/{late_id}/roles")), &given(json!([second]))).await.unwrap();
+    late.until_ok(&at("/audit-events"), 10).await.unwrap();
     let (heir, heir_id) = crate::world::join(&operator, &w.owner, &w.org, "owner").await;
     w.owner.patch(&at(""), &json!({ "name": "of now" })).await.unwrap();
     operator
@@ -284,7 +301,7 @@ async fn a_restore_in_place_lets_nobody_in_who_was_shut_out_since() {
     let again = |v: &Value| v["state"] == "active" && v["name"] == name.as_str();
     heir.until_ok(&at(""), 20).await.unwrap();
     heir.until(&at(""), 20, "the name of then", again).await.unwrap();
-    for shut_out in [&leaked, &w.member] {
+    for shut_out in [&leaked, &w.member, &old] {
         let answer = shut_out.call(Method::GET, &at(""), None).await.unwrap();
         assert!(matches!(answer.status, 401 | 404), "{} {}", answer.status, answer.body);
     }
@@ -292,6 +309,14 @@ async fn a_restore_in_place_lets_nobody_in_who_was_shut_out_since() {
     let members = heir.all(&at("/members"), "members").await.unwrap();
     let ids: Vec<&str> = members.iter().filter_map(|m| m["user_id"].as_str()).collect();
     assert!(ids.contains(&heir_id.as_str()) && !ids.contains(&w.member_id.as_str()), "{ids:?}");
+    // A rotated key's successor, a withdrawn offer, roles that were given and taken since: all as they are now.
+    new.until_ok(&at(""), 20).await.unwrap();
+    late.until_ok(&at("/audit-events"), 20).await.unwrap();
+    let offer = at("/ownership-offer:accept");
+    let accepted = keeper.call(Method::POST, &offer, Some(&json!({}))).await.unwrap();
+    assert_eq!(accepted.status, 404, "{}", accepted.body);
+    let kept_roles = members.iter().find(|m| m["user_id"] == keeper_id.as_str()).unwrap();
+    assert_eq!(kept_roles["role_ids"], json!([]));
     let invited = heir.all(&at("/invitations"), "invitations").await.unwrap();
     assert!(invited.iter().all(|i| i["id"] != w.invitation.as_str()), "{invited:?}");
     let told = |v: &Value| {

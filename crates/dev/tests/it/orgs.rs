@@ -106,7 +106,19 @@ async fn a_person_makes_so_many_organizations_and_an_operator_more() {
             })
         })
         .collect();
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    let mut look = stack.database("tenancy").await.unwrap();
+    let mut waiting = 0i64;
+    for _ in 0..400 {
+        waiting = sqlx::query_scalar("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+            .fetch_one(&mut look)
+            .await
+            .unwrap();
+        if waiting >= 2 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    assert!(waiting >= 2, "nobody waits for the person");
     held.rollback().await.unwrap();
     let mut made = 0;
     for task in tasks {

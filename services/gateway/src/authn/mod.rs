@@ -73,7 +73,7 @@ impl Shown {
     /// What that is worth now.
     pub(crate) fn at(self, now: DateTime<Utc>) -> SignIn {
         match self {
-            Self::Never => SignIn::Shown,
+            Self::Never => SignIn::Key,
             Self::Browser(at) => SignIn::of_browser(at, now),
             Self::Key(at) => SignIn::of_key(at, now),
         }
@@ -323,10 +323,10 @@ mod tests {
     #[test]
     fn what_is_fresh_is_asked_with_each_request() {
         let then = SystemClock.now();
-        for (shown, later) in [(Shown::Browser(then), SignIn::Old), (Shown::Key(then), SignIn::Shown)] {
+        for (shown, later) in [(Shown::Browser(then), SignIn::Old), (Shown::Key(then), SignIn::Key)] {
             assert_eq!(shown.at(then + Duration::minutes(14)), SignIn::Fresh);
             assert_eq!(shown.at(then + Duration::minutes(15)), later);
         }
-        assert_eq!(Shown::Never.at(then), SignIn::Shown);
+        assert_eq!(Shown::Never.at(then), SignIn::Key);
     }
 }

@@ -192,6 +192,7 @@ impl Service {
     }
 
     async fn claim(&self, ctx: &RequestCtx, agent: &str, most: i64) -> Result<Vec<pb::Assignment>> {
+        let default_timeout = self.default_timeout(ctx).await?;
         let now = self.clock.now();
         let mut tx = self.db.tenant(ctx).await?;
         // Locked: of two claims at once the second one counts the first one's jobs.
@@ -221,7 +222,10 @@ impl Service {
                 (w.id, json)
             })
             .collect();
-        let timeout = self.timeout_seconds(ctx, row.config.timeout_seconds).await?;
+        let timeout = match row.config.timeout_seconds {
+            0 => default_timeout,
+            seconds => seconds,
+        };
         let mut assignments = Vec::with_capacity(claimed.len());
         for c in claimed {
             match self.secrets(ctx, &row, &c).await {

@@ -161,7 +161,7 @@ mod tests {
     fn gate(policy: &MethodPolicy, held: &Held, is_key: bool, state: OrgState) -> bool {
         let mut ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
         ctx.actor.kind = if is_key { ActorKind::ApiKey } else { ActorKind::User };
-        ctx.sign_in = if is_key { SignIn::Shown } else { SignIn::Fresh };
+        ctx.sign_in = if is_key { SignIn::Key } else { SignIn::Fresh };
         (ctx.role, ctx.org_state, ctx.grants) = (held.role, state, held.custom[0].2.clone());
         ctx.scopes = Some(held.scopes.clone()).filter(|s| !s.is_empty());
         may_call(policy, &ctx).is_ok()

@@ -12,8 +12,6 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 const NONCE: usize = 12;
-/// Bytes that tell which master key sealed a mail.
-pub const MARK: usize = 8;
 
 /// Wraps data keys. Comes from the configuration.
 pub struct MasterKey(Zeroizing<[u8; 32]>);
@@ -86,23 +84,14 @@ impl MasterKey {
         Ok(DataKey(Zeroizing::new(key)))
     }
 
-    /// What its sealed mails begin with.
-    pub fn mark(&self) -> [u8; MARK] {
-        let digest = Sha256::new().chain_update(b"nitejar mail").chain_update(self.0.as_slice()).finalize();
-        let mut mark = [0; MARK];
-        mark.copy_from_slice(&digest[..MARK]);
-        mark
-    }
-
     /// Encrypts a mail that waits to be sent.
     pub fn seal_mail(&self, mail: &[u8]) -> Result<Vec<u8>> {
-        Ok([self.mark().as_slice(), &seal(&self.0, mail, b"outbox|mail")?].concat())
+        seal(&self.0, mail, b"outbox|mail")
     }
 
     /// Decrypts it.
     pub fn open_mail(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>> {
-        // One that was sealed before there were marks has none.
-        open(&self.0, sealed.strip_prefix(&self.mark()).unwrap_or(sealed), b"outbox|mail")
+        open(&self.0, sealed, b"outbox|mail")
     }
 
     /// Seals what a backup of an organization holds, told by its digest: who has no master key can't make one.
@@ -147,9 +136,14 @@ impl MasterKeys {
         self.newest.seal_mail(mail)
     }
 
-    /// What the newest one's sealed mails begin with.
-    pub fn mark(&self) -> [u8; MARK] {
-        self.newest.mark()
+    /// Whether there are any but the newest.
+    pub fn has_earlier(&self) -> bool {
+        !self.earlier.is_empty()
+    }
+
+    /// Whether the newest one encrypted a waiting mail.
+    pub fn newest_sealed(&self, sealed: &[u8]) -> bool {
+        self.newest.open_mail(sealed).is_ok()
     }
 
     /// Encrypts a waiting mail with the newest, whichever encrypted it before.

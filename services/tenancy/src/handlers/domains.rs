@@ -81,7 +81,7 @@ impl Domains for Service {
         let row = self.domain(&ctx, id).await?;
         if row.verified_at.is_none() {
             let (name, value) = domain_name::challenge(&row.name, &row.token);
-            if !self.dns.texts(&name).await?.iter().any(|text| text.trim() == value) {
+            if !self.dns.texts(ctx.tenant()?, &name).await?.iter().any(|text| text.trim() == value) {
                 let detail = format!(
                     "There is no TXT record {name} with the text {value}. New records can take a while to be seen."
                 );

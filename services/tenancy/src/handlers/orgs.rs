@@ -79,6 +79,16 @@ impl Orgs for Service {
     async fn update_org(&self, request: Request<pb::UpdateOrgRequest>) -> Result<Response<pb::Org>, Status> {
         let ctx = ctx(&request)?;
         let r = request.into_inner();
+        // Before anything is locked: PostgreSQL looks through files for it.
+        if let Some(zone) = r.settings.as_ref().map(|s| s.timezone.as_str()).filter(|zone| !zone.is_empty())
+            && !org::is_timezone(&mut *self.db.control_once().await?, zone).await.map_err(Error::from)?
+        {
+            return Err(Error::invalid(
+                "/settings/timezone",
+                "must be an IANA time zone, such as Europe/Berlin",
+            )
+            .into());
+        }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut row = org::lock(tx.conn()).await.map_err(Error::from)?;
         if !r.etag.is_empty() && r.etag != etag(row.version) {
@@ -110,15 +120,6 @@ impl Orgs for Service {
         };
         let mut after = before.clone();
         after.apply(&wish, &mask)?;
-        if after.settings.timezone != before.settings.timezone
-            && !org::is_timezone(tx.conn(), &after.settings.timezone).await.map_err(Error::from)?
-        {
-            return Err(Error::invalid(
-                "/settings/timezone",
-                "must be an IANA time zone, such as Europe/Berlin",
-            )
-            .into());
-        }
         if after != before {
             row = OrgRow {
                 name: after.name,

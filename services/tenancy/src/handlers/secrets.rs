@@ -15,7 +15,7 @@ use tonic::{Request, Response, Status};
 
 use crate::Service;
 use crate::domain::envelope::Place;
-use crate::store::mails;
+use crate::mail;
 use crate::store::secrets::{self, SecretRow};
 
 /// Secrets of one organization.
@@ -129,9 +129,7 @@ impl Secrets for Service {
         let id = self.master.id();
         let mut conn = self.db.control_once().await?;
         let (wrapped, behind) = secrets::rotation(&mut conn, &id).await.map_err(Error::from)?;
-        let waiting =
-            mails::count_sealed_before(&mut conn, &self.master.mark()).await.map_err(Error::from)?;
-        let remaining = behind + waiting;
+        let remaining = behind + mail::behind(&mut conn, &self.master).await?;
         Ok(Response::new(pb::MasterKeyRotation { master_key_id: id, wrapped, remaining }))
     }
 

@@ -1,7 +1,6 @@
 //! Signing in and out.
 
 use chrono::{DateTime, Duration, Utc};
-use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::id::{SessionId, UserId};
@@ -9,6 +8,7 @@ use nitejar_common::key::{self, KeyKind};
 use nitejar_common::network::network;
 use nitejar_common::secret::Secret;
 use nitejar_common::time::to_proto;
+use nitejar_common::{RequestCtx, ctx};
 use nitejar_db::ControlTx;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::sessions_server::Sessions;
@@ -246,7 +246,7 @@ impl Service {
         Ok((tx, u32::try_from(ended.len()).unwrap_or(u32::MAX)))
     }
 
-    /// Whether it is the secret of one of a person's living sessions.
+    /// Whether it is the secret of one of a person's living sessions, signed in to a moment ago.
     pub(crate) async fn is_session_of(&self, secret: &str, user: &str) -> Result<bool> {
         if key::parse(secret) != Some(KeyKind::Session) {
             return Ok(false);
@@ -255,7 +255,11 @@ impl Service {
         let mut conn = self.db.control_once().await?;
         let found = sessions::resolve(&mut conn, Named::Secret(&hash), "", now, self.session.idle).await?;
         drop(conn);
-        let Some(found) = found.filter(|session| session.user_id == user) else { return Ok(false) };
+        // A key's own freshness must not make the next fresh key for ever: somebody signed in for this one.
+        let fresh = |session: &Found| ctx::SignIn::of_browser(session.created_at, now) == ctx::SignIn::Fresh;
+        let Some(found) = found.filter(|session| session.user_id == user && fresh(session)) else {
+            return Ok(false);
+        };
         let stolen = stolen(&found, now);
         if stolen {
             self.end_stolen(&found).await?;

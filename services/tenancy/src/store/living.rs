@@ -1,56 +1,62 @@
-//! An organization is put back from a backup while it lives: its data is of then, who may enter is of now. A key that was
-//! revoked stays revoked, who was removed stays away, and who owns it owns it.
+//! An organization is put back from a backup while it lives: its data (name, settings, secrets) is of then, who may enter is of
+//! now: people, roles, keys, invitations, domains, grants, and what was exported since. A key that was revoked or rotated
+//! stays so, who was removed stays away, and who owns it owns it.
 
-use sqlx::PgConnection;
+use sqlx::{AssertSqlSafe, PgConnection};
 
-/// Who may enter now, in temporary tables.
+/// The tables that say who may enter, each after those that it refers to.
+const OWN: [&str; 12] = [
+    "roles",
+    "members",
+    "member_roles",
+    "keys",
+    "key_roles",
+    "invitations",
+    "ownership_offer",
+    "departures",
+    "domains",
+    "support_grants",
+    "exports",
+    "export_parts",
+];
+
+/// What `control` keeps of them.
+const SHARED: [&str; 6] =
+    ["memberships", "credentials", "invitation_tokens", "domains", "support_grants", "export_pointers"];
+
+/// Copies them into temporary tables.
 pub async fn note(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
-    for sql in [
-        "CREATE TEMPORARY TABLE living_memberships ON COMMIT DROP AS \
-         SELECT user_id, role FROM control.memberships WHERE org_id = $1",
-        "CREATE TEMPORARY TABLE living_keys ON COMMIT DROP AS \
-         SELECT key_id FROM control.credentials WHERE org_id = $1 AND revoked_at IS NULL",
-        "CREATE TEMPORARY TABLE living_domains ON COMMIT DROP AS SELECT name FROM control.domains WHERE org_id = $1",
-    ] {
-        // PostgreSQL takes no parameters in a CREATE TABLE AS; an organization's id holds letters and digits only.
-        sqlx::raw_sql(sqlx::AssertSqlSafe(sql.replace("$1", &format!("'{org}'"))))
-            .execute(&mut *conn)
-            .await?;
+    for table in OWN {
+        let sql = format!("CREATE TEMPORARY TABLE living_{table} ON COMMIT DROP AS SELECT * FROM {table}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
     }
-    for sql in [
-        "CREATE TEMPORARY TABLE living_members ON COMMIT DROP AS SELECT * FROM members",
-        "CREATE TEMPORARY TABLE living_departures ON COMMIT DROP AS SELECT * FROM departures",
-        "CREATE TEMPORARY TABLE living_invitations ON COMMIT DROP AS SELECT id FROM invitations WHERE state = 'pending'",
-    ] {
-        sqlx::raw_sql(sql).execute(&mut *conn).await?;
+    for table in SHARED {
+        let sql = format!(
+            "CREATE TEMPORARY TABLE living_control_{table} ON COMMIT DROP AS SELECT * FROM control.{table} WITH NO DATA"
+        );
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
+        let sql = format!(
+            "INSERT INTO pg_temp.living_control_{table} SELECT * FROM control.{table} WHERE org_id = $1"
+        );
+        sqlx::query(AssertSqlSafe(sql)).bind(org).execute(&mut *conn).await?;
     }
     Ok(())
 }
 
-/// The same people and keys may enter as before, and nobody else.
+/// Puts them where the backup's were put.
 pub async fn keep(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
-    for sql in [
-        "DELETE FROM members WHERE user_id NOT IN (SELECT user_id FROM pg_temp.living_members)",
-        "UPDATE members m SET role = l.role FROM pg_temp.living_members l WHERE l.user_id = m.user_id AND l.role <> m.role",
-        "INSERT INTO members SELECT * FROM pg_temp.living_members ON CONFLICT DO NOTHING",
-        "INSERT INTO departures SELECT * FROM pg_temp.living_departures \
-         ON CONFLICT (who) DO UPDATE SET removed = departures.removed OR excluded.removed",
-        "DELETE FROM departures WHERE who IN (SELECT user_id FROM members)",
-        "UPDATE keys SET revoked_at = now() \
-         WHERE revoked_at IS NULL AND id NOT IN (SELECT key_id FROM pg_temp.living_keys)",
-        "UPDATE invitations SET state = 'revoked' \
-         WHERE state = 'pending' AND id NOT IN (SELECT id FROM pg_temp.living_invitations)",
-    ] {
-        sqlx::raw_sql(sql).execute(&mut *conn).await?;
+    for table in OWN.iter().rev() {
+        sqlx::raw_sql(AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&mut *conn).await?;
     }
-    for sql in [
-        "DELETE FROM control.memberships WHERE org_id = $1",
-        "INSERT INTO control.memberships (user_id, org_id, role) SELECT user_id, $1, role FROM pg_temp.living_memberships",
-        "UPDATE control.credentials SET revoked_at = now() WHERE org_id = $1 AND revoked_at IS NULL \
-         AND key_id NOT IN (SELECT key_id FROM pg_temp.living_keys)",
-        "DELETE FROM control.domains WHERE org_id = $1 AND name NOT IN (SELECT name FROM pg_temp.living_domains)",
-    ] {
-        sqlx::query(sql).bind(org).execute(&mut *conn).await?;
+    for table in OWN {
+        let sql = format!("INSERT INTO {table} SELECT * FROM pg_temp.living_{table}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
+    }
+    for table in SHARED {
+        let sql = format!("DELETE FROM control.{table} WHERE org_id = $1");
+        sqlx::query(AssertSqlSafe(sql)).bind(org).execute(&mut *conn).await?;
+        let sql = format!("INSERT INTO control.{table} SELECT * FROM pg_temp.living_control_{table}");
+        sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut *conn).await?;
     }
     Ok(())
 }

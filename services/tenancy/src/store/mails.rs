@@ -1,34 +1,18 @@
-//! Mails in an outbox, by the key that sealed them: the connection's own, an organization's or `control`'s.
+//! Sealed mails in an outbox: the connection's own, an organization's or `control`'s.
 
 use sqlx::PgConnection;
-
-use crate::domain::envelope::MARK;
 
 /// At a time.
 const BATCH: i64 = 500;
 
-/// Mails that do not begin with that mark, locked: (id, sealed).
-pub async fn lock_sealed_before(
-    conn: &mut PgConnection,
-    mark: &[u8; MARK],
-) -> sqlx::Result<Vec<(String, Vec<u8>)>> {
+/// Mails after `seq`, dead ones, too: (seq, id, sealed).
+pub async fn after(conn: &mut PgConnection, seq: i64) -> sqlx::Result<Vec<(i64, String, Vec<u8>)>> {
     sqlx::query_as(
-        "SELECT id, payload FROM outbox WHERE topic = 'mail' AND substring(payload FROM 1 FOR length($1)) <> $1 \
-         ORDER BY seq LIMIT $2 FOR UPDATE",
+        "SELECT seq, id, payload FROM outbox WHERE topic = 'mail' AND seq > $1 ORDER BY seq LIMIT $2",
     )
-    .bind(mark.as_slice())
+    .bind(seq)
     .bind(BATCH)
     .fetch_all(conn)
-    .await
-}
-
-/// How many they are.
-pub async fn count_sealed_before(conn: &mut PgConnection, mark: &[u8; MARK]) -> sqlx::Result<i64> {
-    sqlx::query_scalar(
-        "SELECT count(*) FROM outbox WHERE topic = 'mail' AND substring(payload FROM 1 FOR length($1)) <> $1",
-    )
-    .bind(mark.as_slice())
-    .fetch_one(conn)
     .await
 }
 
@@ -36,4 +20,14 @@ pub async fn count_sealed_before(conn: &mut PgConnection, mark: &[u8; MARK]) -> 
 pub async fn replace(conn: &mut PgConnection, id: &str, sealed: &[u8]) -> sqlx::Result<()> {
     sqlx::query("UPDATE outbox SET payload = $2 WHERE id = $1").bind(id).bind(sealed).execute(conn).await?;
     Ok(())
+}
+
+/// Organizations whose outboxes hold something that waits, in `control`.
+pub async fn orgs_with_waiting(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "SELECT DISTINCT t.org_id FROM outbox_due d JOIN tenants t ON t.number = d.tenant_number \
+         WHERE t.state IN ('active', 'suspended') LIMIT 100",
+    )
+    .fetch_all(conn)
+    .await
 }

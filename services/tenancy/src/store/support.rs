@@ -111,6 +111,12 @@ pub async fn approve(conn: &mut PgConnection, row: &GrantRow) -> sqlx::Result<()
     Ok(())
 }
 
+/// Forgets uses that have ended by themselves, in `control`.
+pub async fn sweep(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM support_grants WHERE expires_at < $1").bind(now).execute(conn).await?;
+    Ok(())
+}
+
 /// Keeps one that was denied or revoked now, and closes what it opened.
 pub async fn end(conn: &mut PgConnection, row: &GrantRow) -> sqlx::Result<()> {
     save(conn, row).await?;
