@@ -49,6 +49,19 @@ impl Directory {
 /// What a tenant's state must be for its rows to be there.
 const THERE: &str = "state IN ('active', 'suspended')";
 
+fn is_there(state: &str) -> bool {
+    matches!(state, "active" | "suspended")
+}
+
+/// It has left that very database for another one, or has not quite arrived there.
+pub(crate) fn is_on_its_way(state: &str) -> bool {
+    matches!(state, "arriving" | "moved")
+}
+
+pub(crate) fn on_its_way() -> Error {
+    Error::unavailable().because("it is being moved to another database")
+}
+
 impl Db {
     /// Where an organization's rows are, also while it is suspended: the database, and its number there. Unavailable for
     /// the moment in which it is in neither of two.
@@ -56,24 +69,27 @@ impl Db {
         if let Some(place) = self.0.directory.get(org) {
             return Ok((self.part(place.part)?, place.number));
         }
-        // One round trip where there is one database.
-        let (name, here): (String, Option<i64>) = sqlx::query_as(AssertSqlSafe(format!(
-            "SELECT coalesce((SELECT database FROM control.placements WHERE org_id = $1), ''), \
-             (SELECT number FROM control.tenants WHERE org_id = $1 AND {THERE})"
-        )))
+        // One round trip where there is one database. What one look says of its number and its state belongs together: a
+        // second look may already see it arrived.
+        let (name, number, state): (String, Option<i64>, Option<String>) = sqlx::query_as(
+            "SELECT coalesce((SELECT database FROM control.placements WHERE org_id = $1), ''), number, state \
+             FROM (SELECT) AS always LEFT JOIN control.tenants ON org_id = $1",
+        )
         .bind(org.as_str())
         .fetch_one(&self.0.control)
         .await
         .map_err(errors::from_sqlx)?;
         let part = self.index(&name)?;
         let db = self.part(part)?;
-        let number = if part == 0 { here } else { db.number_here(org).await? };
-        let Some(number) = number else {
-            return Err(if db.is_on_its_way(org).await? {
-                Error::unavailable().because("it is being moved to another database")
-            } else {
-                Error::not_found(format!("organization {org}"))
-            });
+        let found = if part == 0 { number.zip(state) } else { db.entry(org).await? };
+        let number = match found {
+            Some((number, state)) if is_there(&state) => number,
+            Some((_, state)) if is_on_its_way(&state) => return Err(on_its_way()),
+            // It may have gone on between the two looks.
+            _ if part != 0 && self.placed_at(org).await?.as_deref() != Some(&*name) => {
+                return Err(on_its_way());
+            }
+            _ => return Err(Error::not_found(format!("organization {org}"))),
         };
         self.0.directory.put(org, Place { part, number });
         Ok((db, number))
@@ -84,13 +100,15 @@ impl Db {
         if self.0.more.is_empty() {
             return Ok(self);
         }
-        let name: Option<String> =
-            sqlx::query_scalar("SELECT database FROM control.placements WHERE org_id = $1")
-                .bind(org.as_str())
-                .fetch_optional(&self.0.control)
-                .await
-                .map_err(errors::from_sqlx)?;
-        self.named(&name.unwrap_or_default())
+        self.named(&self.placed_at(org).await?.unwrap_or_default())
+    }
+
+    async fn placed_at(&self, org: &OrgId) -> Result<Option<String>> {
+        sqlx::query_scalar("SELECT database FROM control.placements WHERE org_id = $1")
+            .bind(org.as_str())
+            .fetch_optional(&self.0.control)
+            .await
+            .map_err(errors::from_sqlx)
     }
 
     /// The database that an organization is to have its schema in, for good: where there are the fewest.
@@ -182,10 +200,13 @@ impl Db {
             .map_err(errors::from_sqlx)
     }
 
-    /// Whether it has left this very database for another one, or has not quite arrived here.
-    pub async fn is_on_its_way(&self, org: &OrgId) -> Result<bool> {
-        let sql = "SELECT EXISTS (SELECT FROM control.tenants WHERE org_id = $1 AND state IN ('arriving', 'moved'))";
-        sqlx::query_scalar(sql).bind(org.as_str()).fetch_one(&self.0.control).await.map_err(errors::from_sqlx)
+    /// Its number and its state in this very database.
+    async fn entry(&self, org: &OrgId) -> Result<Option<(i64, String)>> {
+        sqlx::query_as("SELECT number, state FROM control.tenants WHERE org_id = $1")
+            .bind(org.as_str())
+            .fetch_optional(&self.0.control)
+            .await
+            .map_err(errors::from_sqlx)
     }
 
     /// No organization is in a database that the configuration does not name.

@@ -14,6 +14,7 @@ use nitejar_proto::common::v1::tenants_server::{Tenants, TenantsServer};
 use tokio::sync::mpsc::Sender;
 use tonic::{Request, Response, Status};
 
+use crate::directory::{is_on_its_way, on_its_way};
 use crate::{Db, errors};
 
 /// Gives up what is not in the database, before the rows that know of it are deleted.
@@ -140,19 +141,27 @@ impl Db {
     /// Whether an organization's work goes on here. Ignored when something newer is known.
     pub async fn set_state(&self, org: &OrgId, active: bool, version: i64) -> Result<()> {
         let db = self.home_of(org).await?;
-        let known = sqlx::query(
+        let mut tx = db.0.control.begin().await.map_err(errors::from_sqlx)?;
+        // Who moves it holds the row: what is read is what that came to.
+        let state: Option<String> =
+            sqlx::query_scalar("SELECT state FROM control.tenants WHERE org_id = $1 FOR UPDATE")
+                .bind(org.as_str())
+                .fetch_optional(&mut *tx)
+                .await
+                .map_err(errors::from_sqlx)?;
+        if state.as_deref().is_some_and(is_on_its_way) {
+            return Err(on_its_way());
+        }
+        sqlx::query(
             "UPDATE control.tenants SET state = CASE WHEN $2 THEN 'active' ELSE 'suspended' END, state_version = $3 \
              WHERE org_id = $1 AND state IN ('active', 'suspended') AND state_version < $3",
         )
         .bind(org.as_str())
         .bind(active)
         .bind(version)
-        .execute(&db.0.control)
+        .execute(&mut *tx)
         .await
         .map_err(errors::from_sqlx)?;
-        if known.rows_affected() == 0 && db.is_on_its_way(org).await? {
-            return Err(Error::unavailable().because("it is being moved to another database"));
-        }
-        Ok(())
+        tx.commit().await.map_err(errors::from_sqlx)
     }
 }

@@ -14,6 +14,9 @@ use crate::names::Names;
 use crate::pool::{Bucket, Conn};
 use crate::{Db, errors};
 
+/// How often a transaction looks where its organization is.
+const LOOKS: usize = 3;
+
 /// A transaction that sees one tenant's schema with that tenant's privileges. Dropping it rolls back.
 pub struct TenantTx {
     /// Taken when the transaction ends.
@@ -48,15 +51,17 @@ impl Db {
 
     async fn begin(&self, ctx: &RequestCtx, begin: &str) -> Result<TenantTx> {
         let org = ctx.tenant()?;
-        for last in [false, true] {
+        let mut why = String::new();
+        for _ in 0..LOOKS {
             let (part, number) = self.place(org).await?;
             match part.bind(self, ctx, org, number, begin).await {
-                // Its role is gone: it was purged, moved, or restored under another number, by this replica or another.
-                Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("22023") => {
+                // Its role is gone, or going at this very moment: it was purged, moved, or restored under another number, by
+                // this replica or another.
+                Err(sqlx::Error::Database(error))
+                    if matches!(error.code().as_deref(), Some("22023" | "42501")) =>
+                {
                     self.0.directory.forget(org);
-                    if last {
-                        return Err(Error::not_found(format!("organization {org}")));
-                    }
+                    why = error.to_string();
                 }
                 Err(sqlx::Error::PoolTimedOut) => {
                     return Err(Error::unavailable().because("no free connection within 5 s"));
@@ -64,7 +69,8 @@ impl Db {
                 bound => return bound.map_err(errors::from_sqlx),
             }
         }
-        Err(Error::unavailable())
+        // The directory knows it; only it is never where it was a moment ago.
+        Err(Error::unavailable().because(why))
     }
 
     async fn bind(

@@ -122,6 +122,56 @@ async fn organizations_are_placed_where_there_are_the_fewest_and_moved_whole() {
     assert!(error.log_text().contains("database.more"), "{}", error.log_text());
 }
 
+/// Another process of the service, which is told nothing of moves and has kept nothing, asks at every moment of many.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_asks_during_a_move_is_told_to_come_again_and_never_that_there_is_nothing() {
+    let (config, keep) = two().await;
+    let db = Db::open(&config, SCHEMA, system()).await.unwrap();
+    let ctx = tenant(&db).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut readers = Vec::new();
+    for _ in 0..4 {
+        let (other, ctx, stop) =
+            (Db::open(&config, SCHEMA, system()).await.unwrap(), ctx.clone(), Arc::clone(&stop));
+        readers.push(tokio::spawn(async move {
+            let mut refused = 0;
+            while !stop.load(Ordering::Relaxed) {
+                match other.tenant(&ctx).await {
+                    Ok(_) => {}
+                    Err(error) if matches!(error.code(), Code::Unavailable | Code::Aborted) => refused += 1,
+                    Err(error) => panic!("{}", error.log_text()),
+                }
+            }
+            refused
+        }));
+    }
+    for version in 1..=30 {
+        let to = if version % 2 == 0 { SECOND } else { "" };
+        let org = ctx.tenant().unwrap();
+        let (moved, ()) = tokio::join!(db.move_tenant(org, to), async {
+            // As the outbox does: until it is known.
+            while db.set_state(org, version % 3 == 0, version).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        moved.unwrap();
+        let known: (String, i64) =
+            sqlx::query_as("SELECT state, state_version FROM control.tenants WHERE org_id = $1")
+                .bind(org.as_str())
+                .fetch_one(&mut raw(&keep[usize::from(to == SECOND)]).await)
+                .await
+                .unwrap();
+        let state = if version % 3 == 0 { "active" } else { "suspended" };
+        assert_eq!(known, (state.to_owned(), version), "what was said during a move is known after it");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut refused = 0;
+    for reader in readers {
+        refused += reader.await.unwrap();
+    }
+    assert!(refused > 0, "nobody asked in between");
+}
+
 /// What the test below runs as a process of its own, so that it can be killed. By itself it does nothing.
 #[tokio::test]
 async fn child_moves_what_the_environment_names() {

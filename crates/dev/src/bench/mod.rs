@@ -4,6 +4,7 @@ use std::io::Write as _;
 
 use anyhow::Result;
 
+mod django;
 mod gateway;
 mod idle;
 mod jobs;

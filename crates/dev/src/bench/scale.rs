@@ -14,17 +14,16 @@ use nitejar_db::{DatabaseConfig, Db, MigrateMode, Migration, Schema};
 use nitejar_tenancy::SCHEMA;
 use nitejar_testkit::postgres::{Cluster, Durability};
 use serde_json::{Value, json};
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 
-use super::turns::{RUN, Statement, WORKERS, compare, median, pick};
+use super::django;
+use super::turns::{Statement, WORKERS, compare, median, pick};
 use crate::test_stack::{TestStack, person, test_tweaks};
 
 const DATABASE: &str = "bench_tenants";
 /// Organizations that are claimed, and created, to time it.
 const TIMED: usize = 100;
-/// Tenants that are made to compare with django-tenants.
-const DJANGO: usize = 50;
 /// How often each of two readers reads, beside the migration.
 const EVERY: Duration = Duration::from_millis(20);
 
@@ -37,11 +36,11 @@ const WORK: &[Statement] = &[
     Statement { sql: "UPDATE {s}org SET version = version + 1", key: false },
 ];
 
-fn text(error: nitejar_common::Error) -> anyhow::Error {
+pub(super) fn text(error: nitejar_common::Error) -> anyhow::Error {
     anyhow!(error.log_text())
 }
 
-fn round(value: f64) -> Value {
+pub(super) fn round(value: f64) -> Value {
     json!((value * 100.0).round() / 100.0)
 }
 
@@ -51,8 +50,8 @@ fn say(line: &str) {
     eprintln!("{line}");
 }
 
-struct Ground {
-    cluster: Cluster,
+pub(super) struct Ground {
+    pub(super) cluster: Cluster,
     config: DatabaseConfig,
 }
 
@@ -105,7 +104,7 @@ fn read_all(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn folder() -> Result<PathBuf> {
+pub(super) fn folder() -> Result<PathBuf> {
     let target = crate::test_stack::target_dir()?;
     let target = target.parent().context("the binaries lie in a folder of target")?;
     Ok(target.join("bench-tenants"))
@@ -128,7 +127,7 @@ pub(super) async fn run(tenants: usize, result: &mut Value) -> Result<()> {
     result["scale_tenants"] = json!(all.len());
     bound(&db, &ground, &all, result).await?;
     claims(&db, result).await?;
-    django(&ground, &db, result).await?;
+    django::run(&ground, &db, result).await?;
     db.close().await;
     creation(&ground, result).await?;
     migration(&ground, &all, result).await?;
@@ -167,7 +166,7 @@ async fn build(db: &Db, ground: &Ground, tenants: usize) -> Result<()> {
 }
 
 /// The rows that an organization begins with.
-async fn found(db: &Db, org: OrgId) -> Result<()> {
+pub(super) async fn found(db: &Db, org: OrgId) -> Result<()> {
     let ctx = RequestCtx::service("bench", &SystemClock).for_tenant(org);
     let mut tx = db.tenant(&ctx).await.map_err(text)?;
     tx.conn()
@@ -360,73 +359,5 @@ async fn clean(ground: &Ground) -> Result<()> {
         .bind(version)
         .execute(&mut raw)
         .await?;
-    Ok(())
-}
-
-/// The same two things by PyPI's django-tenants, on the same server: a tenant is made, and a row is read in one.
-async fn django(ground: &Ground, db: &Db, result: &mut Value) -> Result<()> {
-    let (mut times, mut spares, mut tenants) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..DJANGO {
-        let began = Instant::now();
-        db.build_spare().await.map_err(text)?;
-        spares.push(began.elapsed().as_secs_f64() * 1000.0);
-    }
-    for _ in 0..DJANGO {
-        let org = OrgId::new(&SystemClock);
-        let began = Instant::now();
-        db.provision(&org).await.map_err(text)?;
-        found(db, org.clone()).await?;
-        times.push(began.elapsed().as_secs_f64() * 1000.0);
-        tenants.push(RequestCtx::service("bench", &SystemClock).for_tenant(org));
-    }
-    let create = median(&mut times);
-    let mut times = Vec::new();
-    // Among those, in turn, as the other does.
-    for ctx in tenants.iter().cycle().take(200) {
-        for _ in 0..RUN {
-            let began = Instant::now();
-            let mut tx = db.tenant(ctx).await.map_err(text)?;
-            sqlx::query("SELECT user_id, email, name, role FROM members WHERE user_id = $1")
-                .bind("user_1")
-                .fetch_all(tx.conn())
-                .await?;
-            tx.commit().await.map_err(text)?;
-            times.push(began.elapsed().as_secs_f64() * 1000.0);
-        }
-    }
-    let read = median(&mut times);
-    result["scale_tenant_made_p50_ms"] = round(create);
-    // Nobody waits for it, and it is work all the same.
-    result["scale_spare_built_p50_ms"] = round(median(&mut spares));
-    result["scale_scoped_read_p50_ms"] = round(read);
-    let target = crate::test_stack::target_dir()?;
-    let python = target.parent().context("no folder")?.join("bench-python/bin/python");
-    if !python.exists() {
-        result["django_tenants"] = json!("skipped: Python's venv or PyPI is missing");
-        return Ok(());
-    }
-    let mut admin = PgConnection::connect(&ground.cluster.url("postgres")).await?;
-    admin.execute("DROP DATABASE IF EXISTS bench_django WITH (FORCE)").await?;
-    admin.execute("CREATE DATABASE bench_django").await?;
-    let options: PgConnectOptions = ground.cluster.url("postgres").parse()?;
-    let url = ground.cluster.url("postgres");
-    let password = url.split([':', '@']).nth(2).context("the address has no password")?.to_owned();
-    let script = folder()?.join("django_peer.py");
-    std::fs::write(&script, include_str!("django_peer.py"))?;
-    let output = tokio::process::Command::new(python)
-        .arg(script)
-        .args([options.get_host(), &options.get_port().to_string(), options.get_username(), &password])
-        .args(["bench_django", &DJANGO.to_string()])
-        .output()
-        .await?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let theirs: Value = serde_json::from_str(said.trim())
-        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-    let (made, scoped) = (theirs["create_ms"].as_f64(), theirs["read_ms"].as_f64());
-    let (made, scoped) = (made.context("create_ms")?, scoped.context("read_ms")?);
-    result["django_tenant_made_p50_ms"] = round(made);
-    result["django_scoped_read_p50_ms"] = round(scoped);
-    result["django_made_ratio"] = round(made / create);
-    result["django_read_ratio"] = round(scoped / read);
     Ok(())
 }
