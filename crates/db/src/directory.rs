@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use nitejar_common::error::{Error, Result};
 use nitejar_common::id::OrgId;
 
-use sqlx::AssertSqlSafe;
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use crate::{Db, errors};
 
@@ -60,6 +60,15 @@ pub(crate) fn is_on_its_way(state: &str) -> bool {
 
 pub(crate) fn on_its_way() -> Error {
     Error::unavailable().because("it is being moved to another database")
+}
+
+/// Its state where the connection looks, which nobody else changes until the transaction ends: who does so now is waited for.
+pub(crate) async fn lock_state(conn: &mut PgConnection, org: &OrgId) -> Result<Option<String>> {
+    sqlx::query_scalar("SELECT state FROM control.tenants WHERE org_id = $1 FOR UPDATE")
+        .bind(org.as_str())
+        .fetch_optional(conn)
+        .await
+        .map_err(errors::from_sqlx)
 }
 
 impl Db {

@@ -14,7 +14,7 @@ use nitejar_proto::common::v1::tenants_server::{Tenants, TenantsServer};
 use tokio::sync::mpsc::Sender;
 use tonic::{Request, Response, Status};
 
-use crate::directory::{is_on_its_way, on_its_way};
+use crate::directory::{is_on_its_way, lock_state, on_its_way};
 use crate::{Db, errors};
 
 /// Gives up what is not in the database, before the rows that know of it are deleted.
@@ -143,12 +143,7 @@ impl Db {
         let db = self.home_of(org).await?;
         let mut tx = db.0.control.begin().await.map_err(errors::from_sqlx)?;
         // Who moves it holds the row: what is read is what that came to.
-        let state: Option<String> =
-            sqlx::query_scalar("SELECT state FROM control.tenants WHERE org_id = $1 FOR UPDATE")
-                .bind(org.as_str())
-                .fetch_optional(&mut *tx)
-                .await
-                .map_err(errors::from_sqlx)?;
+        let state = lock_state(&mut tx, org).await?;
         if state.as_deref().is_some_and(is_on_its_way) {
             return Err(on_its_way());
         }

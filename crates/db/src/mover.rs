@@ -23,6 +23,7 @@ use nitejar_common::id::OrgId;
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection as _, Postgres, Transaction};
 
+use crate::directory::lock_state;
 use crate::migrate::SHARED;
 use crate::names::Names;
 use crate::{Db, Owner, errors};
@@ -244,12 +245,7 @@ impl Db {
         }
         // A server may still be at work for a mover that was killed: what it has locked is waited for.
         let mut here = self.named(&database)?.0.admin.begin().await.map_err(errors::from_sqlx)?;
-        let state: Option<String> =
-            sqlx::query_scalar("SELECT state FROM control.tenants WHERE org_id = $1 FOR UPDATE")
-                .bind(org.as_str())
-                .fetch_optional(&mut *here)
-                .await
-                .map_err(errors::from_sqlx)?;
+        let state = lock_state(&mut here, org).await?;
         if state.as_deref() == Some("moved") {
             drop(here);
             return self.forward(org, &to).await;

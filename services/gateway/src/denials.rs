@@ -27,8 +27,7 @@ const A_MINUTE: u32 = 5;
 /// Actors and RPCs that are counted at a time.
 const COUNTED: usize = 10_000;
 
-/// (actor, RPC) → what happened in that minute.
-/// By organization, actor and RPC: nobody's refusals in one organization are counted in another's log.
+/// (organization, actor, RPC) → what happened in that minute: nobody's refusals in one organization are counted in another's log.
 type Recent = HashMap<(String, String, String), Counted>;
 
 /// Refusals of one actor and RPC in one minute.

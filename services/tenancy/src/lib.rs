@@ -116,6 +116,11 @@ pub const SCHEMA: Schema = Schema {
             name: "external ids",
             sql: include_str!("../migrations/control/0016_external_ids.sql"),
         },
+        Migration {
+            version: 17,
+            name: "support grants end",
+            sql: include_str!("../migrations/control/0017_support_grants_end.sql"),
+        },
     ],
     tenant: &[
         Migration {

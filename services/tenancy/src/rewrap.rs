@@ -73,19 +73,24 @@ impl Service {
         }
         let mut tx = self.db.control().await?;
         let (mut done, mut lost) = mail::reseal(tx.conn(), &self.master).await?;
-        let waiting = mails::orgs_with_waiting(tx.conn()).await?;
         tx.commit().await?;
-        for org in waiting {
-            let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.parse()?);
-            let mut tx = match self.db.tenant(&ctx).await {
-                Ok(tx) => tx,
-                // It was purged meanwhile.
-                Err(error) if error.code() == Code::NotFound => continue,
-                Err(error) => return Err(error),
-            };
-            let (more, none) = mail::reseal(tx.conn(), &self.master).await?;
-            tx.commit().await?;
-            (done, lost) = (done + more, lost + none);
+        let mut after = String::new();
+        loop {
+            let waiting = mails::orgs_with_waiting(&mut *self.db.control_once().await?, &after).await?;
+            let Some(last) = waiting.last() else { break };
+            after.clone_from(last);
+            for org in waiting {
+                let ctx = RequestCtx::service("tenancy", &*self.clock).for_tenant(org.parse()?);
+                let mut tx = match self.db.tenant(&ctx).await {
+                    Ok(tx) => tx,
+                    // It was purged meanwhile, or is being moved: the next look finds it.
+                    Err(error) if matches!(error.code(), Code::NotFound | Code::Unavailable) => continue,
+                    Err(error) => return Err(error),
+                };
+                let (more, none) = mail::reseal(tx.conn(), &self.master).await?;
+                tx.commit().await?;
+                (done, lost) = (done + more, lost + none);
+            }
         }
         if lost > 0 {
             tracing::error!(lost, "mails that no master key opens; put their key into former_master_keys");

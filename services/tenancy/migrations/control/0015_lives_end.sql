@@ -9,5 +9,5 @@ BEGIN
     INSERT INTO control.memberships (user_id, org_id, role) VALUES (member, control.bound_org(), new_role)
     ON CONFLICT (user_id, org_id) DO UPDATE SET role = excluded.role;
 END $$;
--- Slugs of purged organizations, and uses of grants that have ended, are given up in the end.
-GRANT DELETE ON control.slugs, control.support_grants TO {control};
+-- Slugs of purged organizations are given up in the end.
+GRANT DELETE ON control.slugs TO {control};

@@ -22,12 +22,14 @@ pub async fn replace(conn: &mut PgConnection, id: &str, sealed: &[u8]) -> sqlx::
     Ok(())
 }
 
-/// Organizations whose outboxes hold something that waits, in `control`.
-pub async fn orgs_with_waiting(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+/// Organizations after that id whose outboxes hold something that waits, in `control`.
+pub async fn orgs_with_waiting(conn: &mut PgConnection, after: &str) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
         "SELECT DISTINCT t.org_id FROM outbox_due d JOIN tenants t ON t.number = d.tenant_number \
-         WHERE t.state IN ('active', 'suspended') LIMIT 100",
+         WHERE t.state IN ('active', 'suspended') AND t.org_id > $1 ORDER BY 1 LIMIT $2",
     )
+    .bind(after)
+    .bind(BATCH)
     .fetch_all(conn)
     .await
 }
