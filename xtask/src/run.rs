@@ -10,6 +10,8 @@ use crate::packages;
 
 /// What a stack on one machine runs.
 pub const BINARIES: &[&str] = &["nitejar-dev", "nitejar-runner", "nitejar-audit"];
+/// What `cargo xtask test` builds.
+pub const EVERYTHING: &[&str] = &["--workspace", "--tests"];
 const SERVICES: &[&str] = &["nitejar-tenancy", "nitejar-sprites", "nitejar-billing", "nitejar-gateway"];
 
 pub fn up(split: bool, rest: &[String]) -> Result<()> {
@@ -48,7 +50,11 @@ pub fn bench(name: &str, json: bool, rest: &[String]) -> Result<()> {
 }
 
 pub fn openapi(check: bool) -> Result<()> {
-    build(&["nitejar-dev"], false)?;
+    if check {
+        build_with_tests(EVERYTHING)?;
+    } else {
+        build(&["nitejar-dev"], false)?;
+    }
     let output = Command::new(dev(false)?).arg("openapi").output().context("running nitejar-dev")?;
     if !output.status.success() {
         bail!("nitejar-dev openapi failed: {}", String::from_utf8_lossy(&output.stderr));
@@ -68,6 +74,20 @@ pub fn openapi(check: bool) -> Result<()> {
 
 /// Builds packages; says why it takes minutes the first time.
 pub fn build(packages: &[&str], release: bool) -> Result<()> {
+    let mut args: Vec<&str> = packages.iter().flat_map(|package| ["-p", package]).collect();
+    if release {
+        args.push("--release");
+    }
+    build_with(&args, release)
+}
+
+/// Builds programs together with tests: cargo gives dependencies the features of all that is asked for, so a build of the
+/// programs alone compiles nearly everything once more. `what`: the packages and tests that are run afterwards.
+pub fn build_with_tests(what: &[&str]) -> Result<()> {
+    build_with(&[what, &["--bins"]].concat(), false)
+}
+
+fn build_with(args: &[&str], release: bool) -> Result<()> {
     let target = target_dir()?.join(if release { "release" } else { "debug" });
     let first = !target.join("nitejar-dev").exists();
     if first {
@@ -75,16 +95,10 @@ pub fn build(packages: &[&str], release: bool) -> Result<()> {
         eprintln!("building for the first time: about {time} on two cores …");
     }
     let mut command = cargo();
-    command.arg("build");
+    command.arg("build").args(args);
     // Minutes without a word look like a hang; a rebuild is not worth one.
     if !first {
         command.arg("--quiet");
-    }
-    for package in packages {
-        command.args(["-p", package]);
-    }
-    if release {
-        command.arg("--release");
     }
     run(&mut command)
 }

@@ -16,15 +16,15 @@ const STEPS: &[Step] = &[
     ("fmt", "the code is formatted", fmt),
     ("layering", "who may depend on whom; where SQL and transport may be", checks::layering),
     ("docs", "links, paths and commands in documents exist", checks::docs),
-    ("generated", "docs/openapi.json is what the proto files say", || {
-        crate::run::openapi(true).map(|()| String::new())
-    }),
     ("clippy", "no warning anywhere", clippy),
     ("deny", "licences, sources and bans of dependencies", deny),
     ("npm", "what judges us: GitHub's examples and description, an OpenAPI validator", npm),
     ("python", "more of them: a tester of APIs, a generator of clients, Kubernetes' schemas", python),
     ("breaking", "the proto files break nobody who has the released ones", breaking),
-    ("binaries", "what the tests start as processes", binaries),
+    ("build", "the tests, and what they start as processes", build),
+    ("generated", "docs/openapi.json is what the proto files say", || {
+        crate::run::openapi(true).map(|()| String::new())
+    }),
     ("tests", "all tests", tests),
 ];
 
@@ -128,10 +128,8 @@ pub fn venv(name: &str, list: &str) -> Result<()> {
     Ok(std::fs::write(&installed, &wanted)?)
 }
 
-fn binaries() -> Result<String> {
-    let names = ["tenancy", "sprites", "billing", "audit", "gateway", "runner", "cli"]
-        .map(|n| format!("nitejar-{n}"));
-    crate::run::build(&names.each_ref().map(String::as_str), false).map(|()| String::new())
+fn build() -> Result<String> {
+    crate::run::build_with_tests(crate::run::EVERYTHING).map(|()| String::new())
 }
 
 fn tests() -> Result<String> {

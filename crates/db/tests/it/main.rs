@@ -3,12 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod copies;
-mod isolation;
 mod migrator;
 mod mover;
 mod outbox;
 mod provision;
 mod purge;
+mod tenant_tx;
 
 use std::sync::Arc;
 
