@@ -1,21 +1,52 @@
 //! Texts for people to read.
 
-/// Whether a character hides, breaks a line, or turns text around: none stands in a name. The patterns of names in the proto files
-/// refuse the same ones; a test of the gateway holds them to it.
+/// What shows nothing, breaks a line, or turns text around.
+const HIDDEN: &[(char, char)] = &[
+    ('\0', '\u{1f}'),
+    ('\u{7f}', '\u{9f}'),
+    ('\u{ad}', '\u{ad}'),
+    ('\u{34f}', '\u{34f}'),
+    ('\u{61c}', '\u{61c}'),
+    ('\u{115f}', '\u{1160}'),
+    ('\u{17b4}', '\u{17b5}'),
+    ('\u{180b}', '\u{180f}'),
+    ('\u{200b}', '\u{200f}'),
+    ('\u{2028}', '\u{202e}'),
+    ('\u{2060}', '\u{206f}'),
+    ('\u{2800}', '\u{2800}'),
+    ('\u{3164}', '\u{3164}'),
+    ('\u{feff}', '\u{feff}'),
+    ('\u{ffa0}', '\u{ffa0}'),
+    ('\u{fff0}', '\u{fffb}'),
+    ('\u{fffe}', '\u{ffff}'),
+    ('\u{1d173}', '\u{1d17a}'),
+    ('\u{e0000}', '\u{e0fff}'),
+];
+
+/// Whether a character hides, breaks a line, or turns text around: none stands in a name.
 pub fn hides(c: char) -> bool {
-    c.is_control()
-        || matches!(
-            c,
-            '\u{61c}'
-                | '\u{200b}'..='\u{200f}'
-                | '\u{2028}'..='\u{202e}'
-                | '\u{2060}'..='\u{206f}'
-                | '\u{feff}'
-        )
+    HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
+}
+
+/// Whether something of a text shows, and nothing of it hides.
+pub fn is_visible(text: &str) -> bool {
+    !text.trim().is_empty() && !text.chars().any(hides)
+}
+
+/// The same as a regular expression, for readers of the API's description. They write a character beyond U+FFFF each in its own
+/// way, so those are not in it.
+pub fn visible_pattern() -> String {
+    let hidden: String = HIDDEN
+        .iter()
+        .filter(|(_, last)| *last <= '\u{ffff}')
+        .map(|(first, last)| format!("\\u{:04x}-\\u{:04x}", u32::from(*first), u32::from(*last)))
+        .collect();
+    format!("[^{hidden}]*[^{hidden}\\s][^{hidden}]*")
 }
 
 /// Whether it is an e-mail address that mail can be sent to: ASCII, words with single dots between them, at a host with a dot in
-/// its name. The pattern of addresses in the proto files says the same, but for the length of what stands before the `@`.
+/// its name that does not end in a number, as IP addresses do. The pattern of addresses in the proto files says the same, but for
+/// that and the length of what stands before the `@`.
 pub fn is_address(text: &str) -> bool {
     let Some((user, host)) = text.split_once('@') else { return false };
     let of_word = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+/=?^_`{|}~-".contains(&b);
@@ -32,11 +63,44 @@ pub fn is_address(text: &str) -> bool {
         && user.split('.').all(word)
         && host.contains('.')
         && host.split('.').all(label)
+        && !host.rsplit('.').next().is_some_and(|top| top.bytes().all(|b| b.is_ascii_digit()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_show_and_hide_nothing() {
+        for good in ["Ada", "A b", "日本", "Ärzte & Söhne", "\u{2764}\u{fe0f}", "a\u{a0}b"] {
+            assert!(is_visible(good), "{good:?}");
+        }
+        for wrong in [
+            "",
+            " ",
+            "\u{3000}",
+            "\u{3164}",
+            "\u{115f}",
+            "\u{ffa0}",
+            "\u{ad}",
+            "\u{2800}",
+            "\u{180e}",
+            "\u{34f}",
+            "a\u{17b4}b",
+            "a\u{fff9}b",
+            "a\u{1d173}b",
+            "a\u{fffe}b",
+            "a\u{e0041}b",
+            "a\u{202e}b",
+            "a\u{200b}b",
+            "a\nb",
+            "a\0b",
+            "a\u{7f}b",
+        ] {
+            assert!(!is_visible(wrong), "{wrong:?}");
+        }
+        assert!(visible_pattern().starts_with("[^\\u0000-\\u001f\\u007f-\\u009f\\u00ad-\\u00ad"));
+    }
 
     #[test]
     fn addresses_are_ones_that_mail_can_be_sent_to() {
@@ -70,6 +134,7 @@ mod tests {
             "a@b_c.de",
             "\u{212a}@b.de",
             "a@b.de ",
+            "a@1.2.3.4",
             &longer,
             &host,
         ] {

@@ -5,16 +5,18 @@
 //! service, and the directory's row last; killed in between, it is run again.
 
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
+use nitejar_common::error::Code;
 use nitejar_common::id::OrgId;
 use nitejar_common::secret::Secret;
 use nitejar_common::{RequestCtx, clock};
 use nitejar_db::archive::{Adopt, Manifest};
 use nitejar_db::{Db, audit};
 use nitejar_tenancy::domain::envelope::{MasterKey, MasterKeys};
+use nitejar_tenancy::domain::slug;
 use nitejar_tenancy::store::orgs;
 use serde::{Deserialize, Serialize};
 
@@ -61,11 +63,21 @@ pub(crate) async fn backup(
     if to.exists() {
         bail!("{} is there already: a backup goes into a new folder", to.display());
     }
-    // Whole, or not there: the folder gets its name at the end.
-    let part = to.with_extension("part");
-    if part.exists() {
-        std::fs::remove_dir_all(&part)?;
+    // Whole, or not there: the folder gets its name at the end. Until then it has one that no other run chooses.
+    let mut part = to.as_os_str().to_owned();
+    part.push(format!(".{}.part", hex::encode(nitejar_common::rng::bytes::<4>())));
+    let part = PathBuf::from(part);
+    let taken = take(databases, keys, org, &part).await;
+    if taken.is_err() {
+        let _ = std::fs::remove_dir_all(&part);
     }
+    taken?;
+    std::fs::rename(&part, to)?;
+    tell(&format!("{org} is in {}", to.display()));
+    Ok(())
+}
+
+async fn take(databases: &[(&str, Db)], keys: &MasterKeys, org: &OrgId, part: &Path) -> Result<()> {
     for (service, db) in databases {
         let dir = part.join(service);
         // Hashes of keys and sealed secrets are for nobody else's eyes.
@@ -79,9 +91,7 @@ pub(crate) async fn backup(
     let row = row.context("the organization is not in tenancy's directory")?;
     let file = OrgFile { id: org.clone(), slug: row.slug, name: row.name, created_by: row.created_by };
     std::fs::write(part.join("org.json"), serde_json::to_string_pretty(&file)?)?;
-    std::fs::write(part.join(SEAL), said(keys.seal_archive(org, &digest(&part)?))?)?;
-    std::fs::rename(&part, to)?;
-    tell(&format!("{org} is in {}", to.display()));
+    std::fs::write(part.join(SEAL), said(keys.seal_archive(org, &digest(part)?))?)?;
     Ok(())
 }
 
@@ -95,18 +105,26 @@ pub(crate) async fn restore(
     let text = std::fs::read_to_string(from.join("org.json")).context("this folder holds no whole backup")?;
     let file: OrgFile = serde_json::from_str(&text).context("org.json")?;
     let seal = std::fs::read(from.join(SEAL)).with_context(|| format!("this backup has no {SEAL}"))?;
-    if !master.sealed_archive(&file.id, &seal, &digest(from)?) {
+    let archive = digest(from)?;
+    if !master.sealed_archive(&file.id, &seal, &archive) {
         bail!(
             "this backup was changed, or it was sealed by a master key that the configuration does not name: add the key \
              of that time to master_keys"
         );
     }
     let master = Arc::new(master);
-    for (service, _) in databases {
-        let manifest = said(Manifest::read(&from.join(service)))?;
+    // All of it is looked at before anything of it is put anywhere.
+    for (service, db) in databases {
+        let manifest = said(db.check(&from.join(service)).await)?;
         if manifest.org_id != file.id.as_str() {
             bail!("the folder's parts are of different organizations");
         }
+    }
+    if let Some((org, slug)) = &other {
+        if *org == file.id {
+            bail!("the backup is of {org} itself: leave --as-org and --slug out to put it back in its place");
+        }
+        said(slug::check(slug))?;
     }
     let (org, slug) = other.unwrap_or_else(|| (file.id.clone(), file.slug.clone()));
     let tenancy = &databases[0].1;
@@ -133,8 +151,8 @@ pub(crate) async fn restore(
             }
         }
     }
-    let own = orgs::begin_restore(tx.conn(), &wish, org == file.id, now).await?;
-    if !own {
+    let may = orgs::begin_restore(tx.conn(), &wish, &archive, org == file.id, now).await?;
+    if !may {
         bail!(
             "the slug {} is taken, {org} is another organization that lives, or it was purged and its id is never used again",
             wish.slug
@@ -153,7 +171,18 @@ pub(crate) async fn restore(
             "billing" => &nitejar_billing::adoption::Adoption,
             _ => &nitejar_audit::adoption::Adoption,
         };
-        let Some(restored) = said(db.restore(&from.join(service), &org, adopt).await)? else {
+        let restored = db.restore(&from.join(service), &org, adopt).await;
+        // Tenancy is the first: what it refuses is nowhere yet, and all is as it was.
+        if *service == "tenancy" && restored.as_ref().is_err_and(|e| e.code() == Code::Conflict) {
+            let mut tx = said(tenancy.control().await)?;
+            if before.is_none() {
+                orgs::forget(tx.conn(), org.as_str(), now).await?;
+            } else if before.as_ref().is_some_and(|row| row.restoring.is_none()) {
+                orgs::end_restore(tx.conn(), org.as_str()).await?;
+            }
+            said(tx.commit().await)?;
+        }
+        let Some(restored) = said(restored)? else {
             tell(&format!("{service}: stays as it is: a log is never put back over one that goes on"));
             continue;
         };

@@ -36,7 +36,7 @@ pub enum Action {
         /// The folder.
         to: PathBuf,
     },
-    /// Put it back: instead of what the organization has now, or as another one.
+    /// Put it back: instead of what the organization has now, which is lost then, or as another one.
     Restore {
         /// The folder.
         from: PathBuf,
@@ -44,7 +44,7 @@ pub enum Action {
         #[arg(long, requires = "slug")]
         as_org: Option<OrgId>,
         /// The other one's slug.
-        #[arg(long)]
+        #[arg(long, requires = "as_org")]
         slug: Option<String>,
     },
     /// Move an organization's tables in one service to another of that service's databases, while everything runs: its

@@ -208,6 +208,10 @@ fn check(p: &MethodPolicy, method: &MethodDescriptor, problems: &mut Vec<String>
         p.while_suspended && (!tenant || p.audit.is_none()),
         "while_suspended is for TENANT mutations: reads work anyway",
     );
+    refuse(
+        p.while_suspended && p.metered,
+        "what lessens access or risk is not metered: used-up API calls must not be in its way",
+    );
     refuse(internal && p.http.is_some(), "INTERNAL scope has no HTTP route");
     refuse(!internal && p.http.is_none(), "every scope but INTERNAL needs google.api.http");
     refuse(
@@ -299,6 +303,8 @@ pub struct FieldRules {
     pub to_cookie: String,
     /// Regular expression for the names of a map's entries; empty: none.
     pub key_pattern: String,
+    /// Something of it shows, and nothing hides.
+    pub visible: bool,
 }
 
 /// Reads `(nitejar.policy.v1.rules)` of a field.
@@ -329,5 +335,6 @@ pub fn field_rules(field: &prost_reflect::FieldDescriptor) -> FieldRules {
         from: string(rules, "from"),
         to_cookie: string(rules, "to_cookie"),
         key_pattern: string(rules, "key_pattern"),
+        visible: get("visible").and_then(|v| v.as_bool()).unwrap_or(false),
     }
 }

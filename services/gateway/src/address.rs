@@ -1,6 +1,6 @@
 //! Whose address a request comes from.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use http::HeaderMap;
 use http::header::HeaderName;
@@ -12,9 +12,15 @@ pub(crate) struct Peer(pub(crate) IpAddr);
 
 const FORWARDED: HeaderName = HeaderName::from_static("x-forwarded-for");
 
+/// The address that a request came from.
+pub(crate) fn of_request<B>(request: &http::Request<B>, proxies: &[IpNet]) -> IpAddr {
+    let peer = request.extensions().get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
+    of_caller(peer, request.headers(), proxies)
+}
+
 /// The caller's address: the peer's, or, where the peer is one of our proxies, the last one in `X-Forwarded-For` that is not.
 /// What stands further left is the caller's own invention.
-pub(crate) fn of_caller(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
+fn of_caller(peer: IpAddr, headers: &HeaderMap, proxies: &[IpNet]) -> IpAddr {
     let ours = |address: &IpAddr| proxies.iter().any(|net| net.contains(&address.to_canonical()));
     let lines: Vec<&str> = headers.get_all(FORWARDED).iter().filter_map(|v| v.to_str().ok()).collect();
     let mut caller = peer;

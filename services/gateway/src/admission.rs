@@ -22,6 +22,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) route: &'a Route,
     pub(crate) method: &'a Method,
     pub(crate) headers: &'a HeaderMap,
+    /// Where it came from.
+    pub(crate) address: IpAddr,
     /// The organization in the path.
     pub(crate) org: Option<&'a str>,
     pub(crate) request_id: &'a str,
@@ -62,18 +64,13 @@ impl Told {
 }
 
 /// Lets a new request in. `told` is filled as soon as something is known.
-pub(crate) async fn admit(
-    gateway: &Gateway,
-    asked: Asked<'_>,
-    address: IpAddr,
-    told: &mut Told,
-) -> Result<Way> {
+pub(crate) async fn admit(gateway: &Gateway, asked: Asked<'_>, told: &mut Told) -> Result<Way> {
     let presented = authn::presented(asked.headers)?;
     let by_cookie = presented.is_some_and(|(kind, _)| kind == KeyKind::Session);
     if by_cookie || !asked.route.cookies.is_empty() {
         cookies::check_site(asked.method, asked.headers)?;
     }
-    let (way, caller) = who_where_may(gateway, asked, presented, Asker::New(address)).await?;
+    let (way, caller) = who_where_may(gateway, asked, presented, Asker::New(asked.address)).await?;
     let tenant = match &way {
         Way::In(ctx) => ctx.tenant.as_ref(),
         Way::To(org) => Some(org),
@@ -106,7 +103,7 @@ pub(crate) async fn still_may(
 }
 
 /// Credential, organization, permission, and who it is; what is refused to somebody known is audited. A new request's
-/// address is charged for a credential that is not good, and for none.
+/// address is charged for a credential that is not good, or not there, and for none.
 async fn who_where_may(
     gateway: &Gateway,
     asked: Asked<'_>,
@@ -137,10 +134,13 @@ async fn who_where_may(
             return Err(Error::new(Code::Unauthenticated, "Send a key as Authorization: Bearer …."));
         }
     };
-    if let Asker::New(address) = asker {
-        from_there(&caller, address).inspect_err(|error| {
-            gateway.denials.note(&caller, &policy.path, org, error, asked.request_id);
-        })?;
+    if let Err(error) = from_there(&caller, asked.address) {
+        gateway.denials.note(&caller, &policy.path, org, &error, asked.request_id);
+        // The address is charged and not the key: whoever took it away must not use up what its owner has.
+        if let Asker::New(address) = asker {
+            gateway.limits.take_address(address)?;
+        }
+        return Err(error);
     }
     if let Some(org) = &caller.leads_to {
         return Ok((Way::To(org.clone()), caller));

@@ -21,7 +21,7 @@ pub(crate) async fn read_json(
     body: Body,
     takes_body: bool,
 ) -> Result<Option<json::Node>> {
-    let body = read(headers, body, LARGEST).await?;
+    let body = read(headers, body, LARGEST, |_| Ok(())).await?;
     if !takes_body {
         return if body.is_empty() {
             Ok(None)
@@ -48,8 +48,13 @@ pub(crate) async fn read_json(
         .map_err(|why| Error::new(Code::MalformedBody, format!("The body is not JSON: {why}.")))
 }
 
-/// Reads a body, and stops reading as soon as it is too large.
-pub(crate) async fn read(headers: &HeaderMap, mut body: Body, largest: usize) -> Result<Bytes> {
+/// Reads a body, and stops reading as soon as it is too large, or as `room` refuses the bytes of memory that it takes so far.
+pub(crate) async fn read(
+    headers: &HeaderMap,
+    mut body: Body,
+    largest: usize,
+    mut room: impl FnMut(usize) -> Result<()>,
+) -> Result<Bytes> {
     let too_large =
         || Error::new(Code::PayloadTooLarge, format!("The body may have at most {largest} bytes."));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|v| v.to_str().ok()?.parse::<usize>().ok());
@@ -69,6 +74,7 @@ pub(crate) async fn read(headers: &HeaderMap, mut body: Body, largest: usize) ->
                 return Err(too_large());
             }
             bytes.extend_from_slice(&data);
+            room(bytes.capacity())?;
         }
     }
     Ok(bytes.freeze())

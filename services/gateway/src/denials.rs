@@ -16,6 +16,7 @@ use nitejar_common::time::to_proto;
 use nitejar_proto::audit::v1::audit_internal_client::AuditInternalClient;
 use nitejar_proto::audit::v1::{AuditEvent, RecordEventsRequest};
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::authn::Caller;
@@ -24,6 +25,8 @@ use crate::authn::Caller;
 const MOST: usize = 1000;
 /// The same refusal of the same actor is written so often a minute. More are one event, with their number.
 const A_MINUTE: u32 = 5;
+/// How often it is looked for minutes that are over.
+const SETTLE: Duration = Duration::from_secs(10);
 /// Actors and RPCs that are counted at a time.
 const COUNTED: usize = 10_000;
 
@@ -190,11 +193,18 @@ fn take_old(recent: &mut Recent, minute: i64) -> Vec<AuditEvent> {
 impl Recorder {
     /// Sends in batches, each until it is taken.
     pub(crate) async fn run(&self, stop: CancellationToken) -> Result<()> {
+        self.run_settling(SETTLE, stop).await
+    }
+
+    async fn run_settling(&self, every: Duration, stop: CancellationToken) -> Result<()> {
         let mut from = self.from.lock().await;
+        // Made once: a sleep of each turn would begin anew with every refusal, and never end while they go on.
+        let mut settle = interval_at(Instant::now() + every, every);
+        settle.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let mut batch = Vec::new();
             tokio::select! {
-                () = tokio::time::sleep(Duration::from_secs(10)) => {
+                _ = settle.tick() => {
                     self.denials.settle(false);
                     continue;
                 }
@@ -231,5 +241,83 @@ impl Recorder {
         let request = self.audit.request(&me, RecordEventsRequest { events: batch.to_vec() })?;
         AuditInternalClient::new(self.audit.channel()).record_events(request).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nitejar_common::clock::ManualClock;
+    use nitejar_common::error::Code;
+    use nitejar_common::token::{Signer, generate_key};
+    use nitejar_proto::audit::v1::RecordEventsResponse;
+    use nitejar_proto::audit::v1::audit_internal_server::{AuditInternal, AuditInternalServer};
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+
+    /// An audit service that keeps what it is told.
+    struct Audit(mpsc::UnboundedSender<AuditEvent>);
+
+    #[tonic::async_trait]
+    impl AuditInternal for Audit {
+        async fn record_events(
+            &self,
+            request: Request<RecordEventsRequest>,
+        ) -> Result<Response<RecordEventsResponse>, Status> {
+            for event in request.into_inner().events {
+                let _ = self.0.send(event);
+            }
+            Ok(Response::new(RecordEventsResponse::default()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_counted_in_the_log_while_other_refusals_go_on() {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let uri = format!("http://{}", incoming.local_addr().unwrap());
+        let (told, mut tells) = mpsc::unbounded_channel();
+        let server = tonic::transport::Server::builder().add_service(AuditInternalServer::new(Audit(told)));
+        tokio::spawn(server.serve_with_incoming(incoming));
+        let clock = ManualClock::new(chrono::DateTime::UNIX_EPOCH);
+        let signer = Signer::new("gateway", &generate_key().0, clock.clone()).unwrap();
+        let audit = Upstream::new("audit", &uri, Duration::from_secs(300), signer, None).unwrap();
+        let (denials, recorder) = Denials::new(audit, clock.clone());
+        let actor = Actor { kind: ActorKind::User, id: "user_1".into(), name: String::new() };
+        let refuse = |rpc: &str| {
+            let error = Error::new(Code::PermissionDenied, "no");
+            denials.add(&actor, "org_1".into(), rpc, None, &error, "req_1");
+        };
+        for _ in 0..A_MINUTE + 7 {
+            refuse("flooded");
+        }
+        clock.advance(chrono::Duration::minutes(1));
+        let stop = CancellationToken::new();
+        let ends = stop.clone();
+        let every = Duration::from_millis(300);
+        let running = tokio::spawn(async move { recorder.run_settling(every, ends).await });
+        // Others go on all the time, each with an RPC of its own: none of them ends what was counted.
+        let others = async {
+            for number in 0_u64.. {
+                refuse(&format!("other {number}"));
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let counted = async {
+            while let Some(event) = tells.recv().await {
+                if let Some(count) = event.details.get("count") {
+                    return (event.target_id, count.clone());
+                }
+            }
+            panic!("the recorder ended")
+        };
+        let counted = tokio::select! {
+            counted = counted => counted,
+            () = others => unreachable!(),
+            () = tokio::time::sleep(Duration::from_secs(30)) => panic!("the flood's count is not written"),
+        };
+        assert_eq!(counted, ("flooded".to_owned(), "7".to_owned()));
+        stop.cancel();
+        running.await.unwrap().unwrap();
     }
 }

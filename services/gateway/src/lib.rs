@@ -24,6 +24,7 @@ mod shedding;
 mod slugs;
 mod support;
 pub mod transcode;
+mod unread;
 mod upstreams;
 mod web;
 mod webhooks;
@@ -76,7 +77,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         denials,
         meter: Arc::clone(&meter),
         metrics: service::Metrics::new(),
-        webhooks: tokio::sync::Semaphore::new(16),
+        webhooks: webhooks::Doors::new(),
         limits: Arc::clone(&limits),
         requests: Shedding::new(config.max_requests as usize),
         streams: Shedding::new(config.max_streams as usize),

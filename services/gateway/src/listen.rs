@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -13,9 +14,9 @@ use nitejar_common::error::Result;
 use nitejar_runtime::lifecycle::Shutdown;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tower::ServiceExt as _;
 
 use crate::address::Peer;
+use crate::unread;
 
 /// A head may have about so many bytes (what has arrived is read to its end) and so many lines. More is answered with 431.
 const HEAD_BYTES: usize = 64 << 10;
@@ -69,11 +70,11 @@ pub(crate) async fn serve(
             }
         };
         let _ = socket.set_nodelay(true);
-        let router = router.clone().map_request(move |mut request: http::Request<Incoming>| {
+        let router = router.clone();
+        let service = TowerToHyperService::new(tower::service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer);
-            request
-        });
-        let service = TowerToHyperService::new(router);
+            unread::answer(router.clone(), request)
+        }));
         let connection = http.serve_connection(TokioIo::new(socket), service).into_owned();
         let connection = draining.watch(connection);
         tokio::spawn(async move {
@@ -189,5 +190,50 @@ mod tests {
         assert!(rest(under_way).await.ends_with("slow"));
         served.await.unwrap().unwrap();
         assert!(TcpStream::connect(addr).await.is_err());
+    }
+
+    /// A refusal that comes before the body is read.
+    async fn refusing() -> SocketAddr {
+        let router = Router::new().fallback(async || http::StatusCode::FORBIDDEN);
+        serve_router(router, USUAL).await.0
+    }
+
+    /// One answer's head; the answers here have no body.
+    async fn head(socket: &mut TcpStream) -> String {
+        let mut text = String::new();
+        while !text.ends_with("\r\n\r\n") {
+            let read = tokio::time::timeout(Duration::from_secs(30), socket.read_u8()).await;
+            text.push(char::from(read.expect("no answer").expect("the connection broke")));
+        }
+        text.to_ascii_lowercase()
+    }
+
+    #[tokio::test]
+    async fn a_refused_body_that_comes_a_little_later_leaves_the_connection_in_use() {
+        let addr = refusing().await;
+        let mut socket = say(addr, "").await;
+        for lengths in
+            ["Content-Length: 4\r\n\r\n|body", "Transfer-Encoding: chunked\r\n\r\n4\r\nbo|dy\r\n0\r\n\r\n"]
+        {
+            let (first, later) = lengths.split_once('|').unwrap();
+            socket.write_all(format!("POST / HTTP/1.1\r\nHost: x\r\n{first}").as_bytes()).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            socket.write_all(later.as_bytes()).await.unwrap();
+            let answer = head(&mut socket).await;
+            assert!(answer.starts_with("http/1.1 403 ") && !answer.contains("connection: close"), "{answer}");
+        }
+        socket.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(head(&mut socket).await.starts_with("http/1.1 403 "));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_whose_body_does_not_end_says_that_the_connection_does() {
+        let addr = refusing().await;
+        for rest in ["\r\nbo", "Expect: 100-continue\r\n\r\n"] {
+            let sent = format!("Content-Length: 4\r\n{rest}");
+            let mut socket = say(addr, &format!("POST / HTTP/1.1\r\nHost: x\r\n{sent}")).await;
+            let answer = head(&mut socket).await;
+            assert!(answer.starts_with("http/1.1 403 ") && answer.contains("connection: close"), "{answer}");
+        }
     }
 }

@@ -153,3 +153,22 @@ fn refused() -> Error {
     )
     .retry_after(Duration::from_secs(60))
 }
+
+#[cfg(test)]
+mod tests {
+    /// What lessens access or risk, takes the data away, or tells how much is used is never refused for used-up calls.
+    #[test]
+    fn what_may_be_done_while_suspended_is_never_metered() {
+        let policies = nitejar_proto::POLICIES.values();
+        let lessens = policies.clone().filter(|policy| policy.while_suspended);
+        let exports = policies.clone().filter(|policy| policy.permission.as_deref() == Some("org.export"));
+        let needed = |permission: &str| matches!(permission, "usage.read" | "billing.read");
+        let usage = policies.clone().filter(|policy| policy.permission.as_deref().is_some_and(needed));
+        let free: Vec<_> = lessens.chain(exports).chain(usage).collect();
+        assert!(free.len() > 20, "{}", free.len());
+        for policy in free {
+            assert!(!policy.metered, "{}: leave metered out", policy.path);
+        }
+        assert!(policies.clone().any(|policy| policy.metered));
+    }
+}

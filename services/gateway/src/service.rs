@@ -1,6 +1,6 @@
 //! One request, from its first byte to its last.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +22,6 @@ use prost::Message as _;
 use prost_reflect::{DynamicMessage, FieldDescriptor};
 use tracing::Instrument as _;
 
-use crate::address::Peer;
 use crate::admission::{Asked, Told, Way};
 use crate::authn::Session;
 use crate::authn::cache::Credentials;
@@ -36,6 +35,7 @@ use crate::shedding::{Place, Shedding};
 use crate::transcode::routes::{Match, Route, Routes, Source};
 use crate::transcode::{plan, request, response, stream};
 use crate::upstreams::Services;
+use crate::webhooks::Doors;
 use crate::{address, admission, body, call, cookies, idempotency, problem, slugs, support};
 
 /// A body that took longer to arrive: who sent it is asked for again.
@@ -54,8 +54,8 @@ pub(crate) struct Gateway {
     pub(crate) denials: Denials,
     pub(crate) meter: Arc<Meter>,
     pub(crate) metrics: Metrics,
-    /// Webhooks are large and unproved until sprites looked at them: so many are held at a time.
-    pub(crate) webhooks: tokio::sync::Semaphore,
+    /// Webhooks are large, and anybody's until a service has looked at them.
+    pub(crate) webhooks: Doors,
     pub(crate) limits: Arc<Limits>,
     /// Requests and streams under way.
     pub(crate) requests: Shedding,
@@ -145,11 +145,11 @@ async fn serve(
 ) -> Result<Response> {
     let policy = route.policy;
     let org = variables.iter().find(|(name, _)| name == "org_id").map(|(_, value)| value.as_str());
+    let address = address::of_request(&http, &gateway.trusted_proxies);
     let (head, body) = http.into_parts();
-    let peer = head.extensions.get::<Peer>().map_or(Ipv4Addr::UNSPECIFIED.into(), |peer| peer.0);
-    let address = address::of_caller(peer, &head.headers, &gateway.trusted_proxies);
-    let asked = Asked { route: &route, method: &head.method, headers: &head.headers, org, request_id };
-    let mut ctx = match admission::admit(gateway, asked, address, told).await? {
+    let asked =
+        Asked { route: &route, method: &head.method, headers: &head.headers, address, org, request_id };
+    let mut ctx = match admission::admit(gateway, asked, told).await? {
         Way::In(ctx) => ctx,
         Way::To(org) => return slugs::redirect(&head.uri, &org, request_id),
     };
@@ -189,7 +189,7 @@ async fn serve(
         gateway.meter.spend(ctx.tenant()?).await?;
     }
     let answer = if streams {
-        let check = still_may(gateway, &route, head.headers, org, request_id, told.session.clone());
+        let check = still_may(gateway, &route, head.headers, address, org, request_id, told.session.clone());
         Box::pin(open_stream(gateway, &route, &ctx, message, check, place)).await
     } else {
         send(gateway, &route, &ctx, message).await
@@ -202,6 +202,7 @@ fn still_may(
     gateway: &Arc<Gateway>,
     route: &Arc<Route>,
     headers: HeaderMap,
+    address: IpAddr,
     org: Option<&str>,
     id: &str,
     session: Option<Session>,
@@ -212,8 +213,8 @@ fn still_may(
         let (gateway, route, kept) = (Arc::clone(&gateway), Arc::clone(&route), Arc::clone(&kept));
         Box::pin(async move {
             let (headers, org, request_id, session) = &*kept;
-            let asked =
-                Asked { route: &route, method: &Method::GET, headers, org: org.as_deref(), request_id };
+            let method = &Method::GET;
+            let asked = Asked { route: &route, method, headers, address, org: org.as_deref(), request_id };
             admission::still_may(&gateway, asked, session.as_ref()).await.map(drop)
         })
     })

@@ -81,7 +81,8 @@ impl Service {
         };
         let token = key::generate(KeyKind::Invitation);
         invitations::revoke_expired(tx.conn(), &row.email, now).await?;
-        invitations::insert(tx.conn(), &row, &key::sha256(token.expose())).await.map_err(|e| {
+        let hash = key::sha256(token.expose());
+        invitations::insert(tx.conn(), &row, &hash, &ctx.actor.id).await.map_err(|e| {
             if is_unique_violation(&e, "invitations_pending") { is_invited() } else { e.into() }
         })?;
         self.mail_invitation(tx, ctx, &row, &token).await?;

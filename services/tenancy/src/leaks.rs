@@ -13,10 +13,11 @@ use chrono::{DateTime, Utc};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::key::{self, KeyKind};
+use nitejar_common::text::hides;
 use p256::ecdsa::signature::Verifier as _;
 use p256::ecdsa::{Signature, VerifyingKey};
 use p256::pkcs8::DecodePublicKey as _;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::Service;
 use crate::mail::{self, Mail};
@@ -25,6 +26,8 @@ use crate::store::keys;
 
 /// Tokens of one report.
 const MOST: usize = 1_000;
+/// Characters of a text of a report that are shown to anybody.
+const MOST_SHOWN: usize = 2_000;
 
 /// GitHub's public keys, as far as they are known here.
 #[derive(Default)]
@@ -51,12 +54,19 @@ struct PublicKey {
 #[derive(Deserialize)]
 struct Found {
     token: String,
-    #[serde(rename = "type")]
+    #[serde(rename = "type", default, deserialize_with = "to_show")]
     kind: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "to_show")]
     url: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "to_show")]
     source: String,
+}
+
+/// A text that may be missing, or null: that of one token keeps no other from being revoked. It goes into a mail and the log, so
+/// it is bounded, and on one line.
+fn to_show<'de, D: Deserializer<'de>>(json: D) -> Result<String, D::Error> {
+    let text = Option::<String>::deserialize(json)?.unwrap_or_default();
+    Ok(text.chars().filter(|c| !hides(*c)).take(MOST_SHOWN).collect())
 }
 
 /// What became of it.
@@ -183,4 +193,28 @@ impl Service {
 
 fn leaked(to: &str, key: &Ending, url: &str) -> Mail {
     Mail::key_leaked(to, &key.name, &key.key_id, url)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_in_one_token_keeps_no_other_from_being_found() {
+        let report = r#"[
+            {"token": "njk_1", "type": "nitejar_api_key", "url": null, "source": null},
+            {"token": "njk_2", "type": null},
+            {"token": "njk_3"},
+            {"token": "njk_4", "type": "nitejar_api_key", "url": "https://x.example/\r\nBcc: a@b.example\u2028\u202e!", "source": "content"}
+        ]"#;
+        let found: Vec<Found> = serde_json::from_str(report).unwrap();
+        let urls: Vec<&str> = found.iter().map(|f| f.url.as_str()).collect();
+        assert_eq!(urls, ["", "", "", "https://x.example/Bcc: a@b.example!"]);
+        assert_eq!((found[1].kind.as_str(), found[3].source.as_str()), ("", "content"));
+        let long = serde_json::json!({ "token": "njk_5", "url": "ä".repeat(5_000) });
+        let long: Found = serde_json::from_value(long).unwrap();
+        assert_eq!(long.url.chars().count(), MOST_SHOWN);
+        let nothing = serde_json::from_str::<Found>(r#"{"url": "x"}"#);
+        assert!(nothing.is_err(), "without a token there is nothing to look for");
+    }
 }

@@ -121,6 +121,11 @@ pub const SCHEMA: Schema = Schema {
             name: "support grants end",
             sql: include_str!("../migrations/control/0017_support_grants_end.sql"),
         },
+        Migration {
+            version: 18,
+            name: "restores",
+            sql: include_str!("../migrations/control/0018_restores.sql"),
+        },
     ],
     tenant: &[
         Migration {
@@ -148,6 +153,11 @@ pub const SCHEMA: Schema = Schema {
         Migration { version: 7, name: "exports", sql: include_str!("../migrations/tenant/0007_exports.sql") },
         Migration { version: 8, name: "domains", sql: include_str!("../migrations/tenant/0008_domains.sql") },
         Migration { version: 9, name: "support", sql: include_str!("../migrations/tenant/0009_support.sql") },
+        Migration {
+            version: 10,
+            name: "invited by",
+            sql: include_str!("../migrations/tenant/0010_invited_by.sql"),
+        },
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },

@@ -46,6 +46,12 @@ pub trait Adopt: Send + Sync {
     fn keep<'a>(&'a self, _: &'a mut PgConnection, _: &'a OrgId) -> BoxFuture<'a, Result<()>> {
         Box::pin(async { Ok(()) })
     }
+
+    /// Brings an organization's own rows of then up to what holds now, such as the newest master key. The connection sees
+    /// them restored.
+    fn renew<'a>(&'a self, _: &'a mut PgConnection, _: &'a OrgId) -> BoxFuture<'a, Result<()>> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// What became of an archive.
@@ -70,7 +76,7 @@ impl Db {
             Manifest::read(dir)?.org_id.parse().map_err(|_| tampered("names no organization"))?;
         let db = self.placed_like(org, &from).await?;
         if from == *org && !adopt.over_the_living() && db.number_here(org).await?.is_some() {
-            db.check(dir, &Manifest::read(dir)?).await?;
+            db.check(dir).await?;
             return Ok(None);
         }
         let others = self.parts().filter(|part| !part.is(db)).collect::<Vec<_>>();
@@ -89,8 +95,7 @@ impl Db {
         state: &str,
         arriving_as: Option<(&str, i64)>,
     ) -> Result<Restored> {
-        let manifest = Manifest::read(dir)?;
-        self.check(dir, &manifest).await?;
+        let manifest = self.check(dir).await?;
         let from: OrgId = manifest.org_id.parse().map_err(|_| tampered("names no organization"))?;
         let mut conn = PgConnection::connect_with(&self.0.options).await.map_err(errors::from_sqlx)?;
         let mut tx = conn.begin().await.map_err(errors::from_sqlx)?;
@@ -144,21 +149,25 @@ impl Db {
                 }
             }
             see(&mut tx, number).await?;
-            if living {
-                keep_outbox(&mut tx, number).await?;
-                adopt.keep(&mut tx, org).await?;
-            } else if from != *org {
+            if from != *org {
                 // What was on its way named the other one; it has left, or it was taken while it had not.
                 run(&mut tx, "DELETE FROM outbox").await?;
                 adopt.adopt(&mut tx, &from, org).await?;
+            } else {
+                if living {
+                    keep_outbox(&mut tx, number).await?;
+                    adopt.keep(&mut tx, org).await?;
+                }
+                adopt.renew(&mut tx, org).await?;
             }
         }
         tx.commit().await.map_err(errors::from_sqlx)?;
         Ok(Restored { number, compared, left_out })
     }
 
-    /// The files are what the manifest says, and of this service.
-    async fn check(&self, dir: &Path, manifest: &Manifest) -> Result<()> {
+    /// The manifest, whose files are what it says, and of this service.
+    pub async fn check(&self, dir: &Path) -> Result<Manifest> {
+        let manifest = Manifest::read(dir)?;
         if manifest.service != self.0.schema.service {
             return Err(tampered(&format!("is of the service {}", manifest.service)));
         }
@@ -189,7 +198,7 @@ impl Db {
                 return Err(tampered(&format!("holds another {} than its manifest tells", table.name)));
             }
         }
-        Ok(())
+        Ok(manifest)
     }
 
     /// What the organization has here goes, in the same transaction.

@@ -18,11 +18,11 @@ use crate::world::{World, finished};
 
 /// The operators' program, as a process of its own.
 pub(crate) struct Tool {
-    dir: PathBuf,
+    pub(crate) dir: PathBuf,
 }
 
 impl Tool {
-    fn new(stack: &TestStack) -> Self {
+    pub(crate) fn new(stack: &TestStack) -> Self {
         Self::with_second(stack, &BTreeMap::new())
     }
 
@@ -45,6 +45,14 @@ impl Tool {
         Self { dir }
     }
 
+    /// The newest first.
+    pub(crate) fn master_keys(&self, keys: &[&str]) {
+        let path = self.dir.join("tenants.json");
+        let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        config["master_keys"] = json!(keys);
+        std::fs::write(path, config.to_string()).unwrap();
+    }
+
     fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(target_dir().unwrap().join("nitejar-dev"));
         command.args(["tenants", "--config", "tenants.json"]).args(args).current_dir(&self.dir);
@@ -53,7 +61,7 @@ impl Tool {
     }
 
     /// Whether it succeeded, and what it said.
-    async fn run(&self, args: &[&str]) -> (bool, String) {
+    pub(crate) async fn run(&self, args: &[&str]) -> (bool, String) {
         let mut command = self.command(args);
         let output = tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -83,7 +91,7 @@ async fn quiet(stack: &TestStack, org: &str) {
     Rows::of(&stack.databases, org).await.quiet().await;
 }
 
-async fn purge(stack: &TestStack, operator: &Client, owner: &Client, org: &str) {
+pub(crate) async fn purge(stack: &TestStack, operator: &Client, owner: &Client, org: &str) {
     let slug = text(&owner.get(&format!("/v1/orgs/{org}")).await.unwrap(), "slug");
     owner.delete(&format!("/v1/orgs/{org}?slug={slug}")).await.unwrap();
     let mut db = stack.database("tenancy").await.unwrap();
@@ -178,7 +186,8 @@ async fn a_changed_archive_restores_nothing() {
     let tool = Tool::new(&stack);
     let (w, victim) = (World::new(&stack).await, World::new(&stack).await);
     tool.must(&["backup", &w.org, "good"]).await;
-    let before = victim.snapshot().await;
+    quiet(&stack, &w.org).await;
+    let (before, own) = (victim.snapshot().await, w.snapshot().await);
     let change = |name: &str, file: &str, change: &dyn Fn(String) -> String| {
         let dir = tool.dir.join(name);
         copied(&tool.dir.join("good"), &dir);
@@ -198,6 +207,9 @@ async fn a_changed_archive_restores_nothing() {
     let org = w.org.clone();
     change("rows", "tenancy/members.copy", &|t| t.replace("owner", "admin"));
     change("cut", "sprites/jobs.copy", &|_| String::new());
+    // In the services that would come last.
+    change("plan", "billing/subscription.copy", &|t| t.replace("team", "free"));
+    change("log", "audit/events.copy", &|t| t.replace("org.created", "org.deleted"));
     change("digest", manifest, &|t| t.replace(&digest_of("good", "members"), &"0".repeat(64)));
     change("path", manifest, &|t| t.replace("\"members\"", "\"../../etc/passwd\""));
     change("column", manifest, &|t| t.replace("\"joined_at\"", "\"joined_at; DROP TABLE org\""));
@@ -231,14 +243,32 @@ async fn a_changed_archive_restores_nothing() {
         let (good, said) = tool.run(&["restore", name]).await;
         assert!(!good && said.contains("this backup was changed"), "{name}: {said}");
     }
-    for name in ["rows", "cut", "digest", "path", "column", "future", "service", "other", "no org", "nowhere"]
-    {
+    let changed = ["rows", "cut", "plan", "log", "digest", "path", "column", "future", "service", "other"];
+    for name in changed.into_iter().chain(["no org", "nowhere"]) {
         let (good, said) = tool.run(&["restore", name]).await;
         assert!(!good, "{name}: {said}");
+        let other = OrgId::new(&SystemClock).to_string();
+        let (good, said) = tool.run(&["restore", name, "--as-org", &other, "--slug", "a-copy"]).await;
+        assert!(!good, "{name}: {said}");
+        let there = operator.call(Method::GET, &format!("/v1/operator/orgs/{other}"), None).await.unwrap();
+        assert_eq!(there.status, 404, "{name}: half of a copy is there");
     }
+    // Not one service took what another refused.
+    assert_eq!(w.snapshot().await, own);
     // One's own archive into another's organization: what was taken of A is never put over B.
     let (good, said) = tool.run(&["restore", "good", "--as-org", &victim.org, "--slug", "mine"]).await;
     assert!(!good, "{said}");
+    // Nor over itself, by a slip: another slug is another organization's.
+    for flags in [vec!["--slug", "a-copy"], vec!["--as-org", &w.org, "--slug", "a-copy"]] {
+        let (good, said) = tool.run(&[&["restore", "good"], &flags[..]].concat()).await;
+        assert!(!good, "{flags:?}: {said}");
+    }
+    for slug in ["www", "nitejar-help", "UPPER", "\u{430}cme", "", "a--b", "../x", &"x".repeat(300)] {
+        let other = OrgId::new(&SystemClock).to_string();
+        let (good, said) = tool.run(&["restore", "good", "--as-org", &other, "--slug", slug]).await;
+        assert!(!good, "{slug:?}: {said}");
+    }
+    assert_eq!(w.snapshot().await, own);
     let seen = |v: &Value| v["state"] == "active";
     assert_eq!(victim.snapshot().await, before);
     // And the good one does come back.
@@ -246,7 +276,6 @@ async fn a_changed_archive_restores_nothing() {
     // A service that was asked just then had the old place in mind.
     w.owner.until_ok(&format!("/v1/orgs/{}", w.org), 20).await.unwrap();
     w.owner.until(&format!("/v1/orgs/{}", w.org), 20, "its life", seen).await.unwrap();
-    drop(operator);
     stack.stop().await.unwrap();
 }
 

@@ -192,3 +192,51 @@ async fn tricks_with_paths_methods_heads_and_encodings_open_nothing() {
     assert_eq!(world.snapshot().await, before);
     stack.stop().await.unwrap();
 }
+
+/// One answer's status line and headers, in small letters; its body is read and forgotten.
+async fn answer(socket: &mut TcpStream) -> String {
+    let mut head = String::new();
+    while !head.ends_with("\r\n\r\n") {
+        let byte = tokio::time::timeout(Duration::from_secs(30), socket.read_u8()).await;
+        head.push(char::from(byte.expect("no answer").expect("the connection broke")).to_ascii_lowercase());
+    }
+    let length = head.split("content-length: ").nth(1).and_then(|text| text.split("\r\n").next());
+    let length = length.unwrap_or_else(|| panic!("of what length? {head}")).parse::<usize>().unwrap();
+    socket.read_exact(&mut vec![0; length]).await.unwrap();
+    head
+}
+
+/// A refusal comes before the body is read. Its connection goes on all the same, or it says that it does not: nobody sends
+/// their next request on one that breaks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_body_leaves_the_connection_in_use_or_is_told_that_it_ends() {
+    let stack = TestStack::start().await.unwrap();
+    let addr = stack.places.main["gateway"];
+    let begin = |path: &str| {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 4\r\n\r\n{{"
+        )
+    };
+    // No credential, no such path, another verb's path, no signature.
+    let refused =
+        [("/v1/orgs", "401"), ("/v1/nothing", "404"), ("/v1/me", "405"), ("/webhooks/github", "401")];
+    let mut socket = TcpStream::connect(addr).await.unwrap();
+    for (path, status) in refused {
+        // What remains of the body comes a little later, as it does from most clients.
+        socket.write_all(begin(path).as_bytes()).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        socket.write_all(b"  }").await.unwrap();
+        let head = answer(&mut socket).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
+        assert!(!head.contains("connection: close"), "{path}: {head}");
+    }
+    for (path, status) in refused {
+        // Nothing remains to come: the answer does not wait for ever.
+        let mut socket = TcpStream::connect(addr).await.unwrap();
+        socket.write_all(begin(path).as_bytes()).await.unwrap();
+        let head = answer(&mut socket).await;
+        assert!(head.starts_with(&format!("http/1.1 {status} ")), "{path}: {head}");
+        assert!(head.contains("connection: close"), "{path}: {head}");
+    }
+    stack.stop().await.unwrap();
+}

@@ -1,22 +1,20 @@
 //! Custom roles add, on members, keys and invitations; nobody gives what they do not hold; everybody can be explained.
-//! And what is dangerous needs a sign-in of a moment ago.
 
 use nitejar_dev::client::{Client, text};
 use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::people::{Browser, sign_in};
 use crate::world::join;
 
-struct Org {
-    operator: Client,
-    owner: Client,
-    id: String,
+pub(crate) struct Org {
+    pub(crate) operator: Client,
+    pub(crate) owner: Client,
+    pub(crate) id: String,
 }
 
 impl Org {
-    async fn new(stack: &TestStack, plan: &str) -> Self {
+    pub(crate) async fn new(stack: &TestStack, plan: &str) -> Self {
         let operator = stack.operator().unwrap();
         let (owner, _) = person(&operator, "owner").await.unwrap();
         let id = organization(&owner).await.unwrap();
@@ -27,17 +25,17 @@ impl Org {
         Self { operator, owner, id }
     }
 
-    fn at(&self, rest: &str) -> String {
+    pub(crate) fn at(&self, rest: &str) -> String {
         format!("/v1/orgs/{}{rest}", self.id)
     }
 
-    async fn role(&self, name: &str, permissions: &[&str]) -> String {
+    pub(crate) async fn role(&self, name: &str, permissions: &[&str]) -> String {
         let wish = json!({ "name": name, "permissions": permissions });
         text(&self.owner.post(&self.at("/roles"), &wish).await.unwrap(), "id")
     }
 
     /// Waits until a call is answered with that status.
-    async fn becomes(&self, client: &Client, path: &str, status: u16) {
+    pub(crate) async fn becomes(&self, client: &Client, path: &str, status: u16) {
         for _ in 0..80 {
             if client.call(Method::GET, &self.at(path), None).await.unwrap().status == status {
                 return;
@@ -47,13 +45,13 @@ impl Org {
         panic!("{path} is not answered with {status}");
     }
 
-    async fn explain(&self, actor: &str, permission: &str) -> Value {
+    pub(crate) async fn explain(&self, actor: &str, permission: &str) -> Value {
         let path = self.at(&format!("/access:explain?actor_id={actor}&permission={permission}"));
         self.owner.get(&path).await.unwrap()
     }
 }
 
-async fn code(client: &Client, method: Method, path: &str, body: Value) -> (u16, String) {
+pub(crate) async fn code(client: &Client, method: Method, path: &str, body: Value) -> (u16, String) {
     let answer = client.call(method, path, Some(&body)).await.unwrap();
     (answer.status, text(&answer.body, "code"))
 }
@@ -204,101 +202,6 @@ async fn nobody_gives_more_than_they_hold() {
     stack.stop().await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_dangerous_needs_a_sign_in_of_a_moment_ago() {
-    let stack = TestStack::start().await.unwrap();
-    let mut db = stack.database("tenancy").await.unwrap();
-    let mut browser = Browser::new(&stack);
-    sign_in(&stack, &mut browser, "ada@example.com").await;
-    let made = browser.post("/v1/orgs", json!({ "slug": "adas", "name": "Ada's" })).await;
-    let org = format!("/v1/orgs/{}", text(&made.body, "id"));
-    let (path, keys) = (format!("{org}?slug=adas"), format!("{org}/keys"));
-    let key = browser.post(&keys, json!({ "name": "CI", "role": "viewer" })).await;
-    let rotate = format!("{keys}/{}:rotate", text(&key.body["key"], "id"));
-    let data_key = format!("{org}/secrets:rotateDataKey");
-    let owner = json!({ "email": "bob@example.com", "role": "owner" });
-    sqlx::query("UPDATE control.sessions SET created_at = created_at - interval '16 min'")
-        .execute(&mut db)
-        .await
-        .unwrap();
-    // A gateway that has not asked before.
-    let mut stack = stack;
-    let other = stack.another_gateway().await.unwrap();
-    browser.client = browser.client.at(&other);
-    assert_eq!(browser.get("/v1/me").await.status, 200, "the session goes on");
-    for (method, path, body) in [
-        (Method::DELETE, path.as_str(), None),
-        (Method::POST, "/v1/me/keys", Some(json!({ "name": "k" }))),
-        (Method::POST, &format!("{org}/invitations"), Some(owner)),
-        // So is what makes something that lasts.
-        (Method::POST, &keys, Some(json!({ "name": "k", "role": "viewer" }))),
-        (Method::POST, &rotate, Some(json!({}))),
-        (Method::POST, &data_key, Some(json!({}))),
-    ] {
-        let answer = browser.call(method, path, body.as_ref()).await;
-        assert_eq!((answer.status, text(&answer.body, "code")), (403, "sign_in_again".into()), "{path}");
-    }
-    sign_in(&stack, &mut browser, "ada@example.com").await;
-    assert_eq!(browser.post("/v1/me/keys", json!({ "name": "k" })).await.status, 200);
-    assert_eq!(browser.post(&rotate, json!({})).await.status, 200);
-    let deleting = browser.call(Method::DELETE, &path, None).await;
-    assert_eq!((deleting.status, &deleting.body["state"]), (200, &json!("deleting")), "{}", deleting.body);
-    stack.stop().await.unwrap();
-}
-
-/// Making a person's key needs a fresh sign-in, so it is worth one for as long. An organization's key never is.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_key_is_as_fresh_as_its_making() {
-    let mut stack = TestStack::start().await.unwrap();
-    let other = stack.another_gateway().await.unwrap();
-    let org = Org::new(&stack, "team").await;
-    let (_, member) = join(&org.operator, &org.owner, &org.id, "member").await;
-    let role = org.role("Exports", &["org.export"]).await;
-    let wish = json!({ "name": "k", "role": "admin", "role_ids": [role] });
-    let key = org.owner.post(&org.at("/keys"), &wish).await.unwrap();
-    let program = org.operator.with_key(&text(&key, "secret"));
-    let exports = org.at("/exports");
-    let refused = program.call(Method::POST, &exports, Some(&json!({}))).await.unwrap();
-    assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()));
-    assert!(text(&refused.body, "detail").starts_with("A person must do this"), "{}", refused.body);
-    for question in ["Exports.CreateExport", "org.leave"] {
-        let why = org.explain(&text(&key["key"], "id"), question).await;
-        assert_eq!(why["allowed"], false, "{why}");
-    }
-    org.owner.post(&exports, &json!({})).await.unwrap();
-
-    let mut db = stack.database("tenancy").await.unwrap();
-    sqlx::query("UPDATE control.credentials SET created_at = created_at - interval '16 min'")
-        .execute(&mut db)
-        .await
-        .unwrap();
-    // A gateway that has not asked before.
-    let owner = org.owner.at(&other);
-    let (members, invitations) = (org.at(&format!("/members/{member}")), org.at("/invitations"));
-    for (method, path, body) in [
-        (Method::POST, &exports, json!({})),
-        (Method::POST, &org.at("/ownership-offer"), json!({ "user_id": member })),
-        (Method::PATCH, &members, json!({ "role": "owner" })),
-        (Method::POST, &invitations, json!({ "email": "a@example.com", "role": "owner" })),
-    ] {
-        let refused = owner.call(method, path, Some(&body)).await.unwrap();
-        assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()), "{path}");
-        assert!(text(&refused.body, "detail").starts_with("This key was made"), "{}", refused.body);
-    }
-    let csv = json!({ "csv": "email,role\nb@example.com,owner\nc@example.com,viewer" });
-    let done = owner.post(&org.at("/invitations:import"), &csv).await.unwrap();
-    let outcomes: Vec<String> =
-        done["rows"].as_array().unwrap().iter().map(|row| text(row, "outcome")).collect();
-    assert_eq!(outcomes, ["sign_in_again", "invited"]);
-    // The rest goes on, and programs go on making keys with keys.
-    owner.patch(&members, &json!({ "role": "admin" })).await.unwrap();
-    for client in [&owner, &program.at(&other)] {
-        client.post(&org.at("/keys"), &json!({ "name": "next", "role": "viewer" })).await.unwrap();
-    }
-    owner.post(&org.at("/secrets:rotateDataKey"), &json!({})).await.unwrap();
-    stack.stop().await.unwrap();
-}
-
 /// A plan without custom roles: they are taken and kept, not given.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_downgrade_custom_roles_are_only_taken() {
@@ -363,5 +266,80 @@ async fn refusals_are_counted_rather_than_written_a_thousand_times() {
     let path = org.at("/audit-events?action=access.denied&page_size=500");
     let all = org.owner.until(&path, 90, "the sum", |v| told(v).1 == 60).await.unwrap();
     assert!(told(&all).0 <= 6 * u64::try_from(minutes).unwrap(), "{all}");
+    stack.stop().await.unwrap();
+}
+
+/// However it is written, a custom role does not pass for a fixed one, or for another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_compared_as_people_read_it() {
+    let stack = TestStack::start().await.unwrap();
+    let org = Org::new(&stack, "team").await;
+    let roles = org.at("/roles");
+    let wish = |name: &str| json!({ "name": name, "permissions": ["jobs.read"] });
+    let invalid = (400, "invalid_argument".to_owned());
+    let fixed = [
+        " OWNER ",
+        "Admin",
+        "\u{ff2f}\u{ff37}\u{ff2e}\u{ff25}\u{ff32}",
+        "\u{43e}wner",
+        "ADM\u{406}N",
+        "rnember",
+    ];
+    for name in fixed {
+        assert_eq!(code(&org.owner, Method::POST, &roles, wish(name)).await, invalid, "{name}");
+    }
+    let made = org.owner.post(&roles, &wish("  Night Watch ")).await.unwrap();
+    assert_eq!(made["name"], "Night Watch");
+    let taken = (409, "already_exists".to_owned());
+    for name in ["night watch", " NIGHT WATCH", "\u{ff2e}ight Watch"] {
+        assert_eq!(code(&org.owner, Method::POST, &roles, wish(name)).await, taken, "{name}");
+    }
+    let day = org.role("Day", &["jobs.read"]).await;
+    let path = org.at(&format!("/roles/{day}"));
+    assert_eq!(code(&org.owner, Method::PATCH, &path, json!({ "name": "Viewer " })).await, invalid);
+    assert_eq!(code(&org.owner, Method::PATCH, &path, json!({ "name": "NIGHT watch" })).await, taken);
+    // In another case it is still its own.
+    let renamed = org.owner.patch(&path, &json!({ "name": " DAY " })).await.unwrap();
+    assert_eq!(renamed["name"], "DAY");
+    stack.stop().await.unwrap();
+}
+
+/// Ownership is handed over by who has it: `org.transfer` by a custom role is not enough, and that is what is explained.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_handler_asks_beside_the_permission_is_explained() {
+    let stack = TestStack::start().await.unwrap();
+    let org = Org::new(&stack, "team").await;
+    let (admin, admin_id) = join(&org.operator, &org.owner, &org.id, "admin").await;
+    let (_, heir) = join(&org.operator, &org.owner, &org.id, "viewer").await;
+    let role = org.role("Heirs", &["org.transfer"]).await;
+    let given = org.at(&format!("/members/{admin_id}/roles"));
+    org.owner.put(&given, &json!({ "role_ids": [role] })).await.unwrap();
+    let offer = org.at("/ownership-offer");
+    let denied = (403, "permission_denied".to_owned());
+    assert_eq!(code(&admin, Method::POST, &offer, json!({ "user_id": heir })).await, denied);
+    org.owner.post(&offer, &json!({ "user_id": heir })).await.unwrap();
+    let ended = admin.call(Method::DELETE, &offer, None).await.unwrap();
+    assert_eq!((ended.status, text(&ended.body, "code")), denied);
+    let owner = text(&org.owner.get("/v1/me").await.unwrap(), "id");
+    for (who, rpc, allowed) in [
+        (&admin_id, "Ownership.OfferOwnership", false),
+        (&admin_id, "org.transfer", false),
+        (&admin_id, "Ownership.AcceptOwnership", false),
+        (&admin_id, "Ownership.EndOwnershipOffer", false),
+        (&heir, "Ownership.AcceptOwnership", true),
+        (&heir, "Ownership.EndOwnershipOffer", true),
+        (&owner, "Ownership.OfferOwnership", true),
+        (&owner, "Ownership.EndOwnershipOffer", true),
+    ] {
+        let why = org.explain(who, rpc).await;
+        assert_eq!(why["allowed"], allowed, "{rpc} {why}");
+        assert!(allowed || text(&why, "reason").contains("this is for"), "{why}");
+    }
+    let wish = json!({ "name": "k", "role": "viewer", "allowed_networks": ["203.0.113.0/24"] });
+    let key = org.owner.post(&org.at("/keys"), &wish).await.unwrap();
+    let why = org.explain(&text(&key["key"], "id"), "jobs.read").await;
+    assert_eq!(why["allowed"], true);
+    let from = "good from 203.0.113.0/24; from other addresses it is refused";
+    assert!(text(&why, "reason").contains(from), "{why}");
     stack.stop().await.unwrap();
 }

@@ -6,6 +6,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::people::{Browser, mail, sign_in};
+use crate::world::join;
 
 async fn becomes(client: &Client, path: &str, status: u16) {
     for _ in 0..80 {
@@ -187,5 +188,162 @@ async fn a_hundred_keys_are_enough() {
     // Whoever has so many still rotates them, and has no more afterwards.
     owner.post(&format!("{keys}/{some}:rotate"), &json!({})).await.unwrap();
     assert_eq!(code(&owner, Method::POST, &keys, wish.clone()).await, (409, "conflict".into()));
+    stack.stop().await.unwrap();
+}
+
+/// What binds a key binds all that it makes and changes: who steals one can't free it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bound_key_frees_neither_itself_nor_another() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let keys = format!("/v1/orgs/{org}/keys");
+    let now = nitejar_common::clock::system().now();
+    let at = |days: i64| (now + chrono::Duration::days(days)).format("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let bound = |networks: Value, a_minute: u32, days: i64| {
+        let bounds = json!({ "allowed_networks": networks, "requests_per_minute": a_minute });
+        let mut wish = json!({ "name": "k", "role": "admin", "expires_at": at(days) });
+        wish.as_object_mut().unwrap().extend(bounds.as_object().unwrap().clone());
+        wish
+    };
+    let here = || json!(["127.0.0.0/8"]);
+    let made = owner.post(&keys, &bound(here(), 1000, 30)).await.unwrap();
+    let key = operator.with_key(&text(&made, "secret"));
+    let own = format!("{keys}/{}", text(&made["key"], "id"));
+    let free = owner.post(&keys, &json!({ "name": "free", "role": "viewer" })).await.unwrap();
+    let free = format!("{keys}/{}", text(&free["key"], "id"));
+    let narrow = owner.post(&keys, &bound(json!(["127.0.0.1"]), 10, 10)).await.unwrap();
+    let narrow = format!("{keys}/{}", text(&narrow["key"], "id"));
+    let denied = (403, "permission_denied".to_owned());
+    for (method, path, body) in [
+        (Method::PATCH, own.clone(), json!({ "allowed_networks": [] })),
+        (Method::PATCH, own.clone(), json!({ "allowed_networks": ["126.0.0.0/7"] })),
+        (Method::PATCH, own.clone(), json!({ "requests_per_minute": 0 })),
+        (Method::PATCH, own.clone(), json!({ "requests_per_minute": 1001 })),
+        (Method::PATCH, narrow.clone(), json!({ "allowed_networks": [] })),
+        (Method::PATCH, narrow.clone(), json!({ "requests_per_minute": 0 })),
+        (Method::POST, format!("{own}:rotate"), json!({ "expires_at": at(31) })),
+        (Method::POST, format!("{narrow}:rotate"), json!({ "expires_at": at(31) })),
+        (Method::POST, format!("{free}:rotate"), json!({})),
+        (Method::POST, keys.clone(), json!({ "name": "k", "role": "admin" })),
+        (Method::POST, keys.clone(), bound(json!([]), 1000, 30)),
+        (Method::POST, keys.clone(), bound(here(), 1001, 30)),
+        (Method::POST, keys.clone(), bound(here(), 1000, 31)),
+    ] {
+        assert_eq!(code(&key, method.clone(), &path, body.clone()).await, denied, "{method} {path} {body}");
+    }
+    // Within its own it gives; from a freer one it takes; it narrows itself, and goes on.
+    key.post(&keys, &bound(json!(["127.1.0.0/16"]), 1000, 30)).await.unwrap();
+    key.patch(&narrow, &json!({ "allowed_networks": ["127.0.0.0/16"], "requests_per_minute": 20 }))
+        .await
+        .unwrap();
+    key.patch(&free, &json!({ "requests_per_minute": 5000 })).await.unwrap();
+    key.patch(&own, &json!({ "allowed_networks": ["127.0.0.0/16"] })).await.unwrap();
+    let next = key.post(&format!("{own}:rotate"), &json!({})).await.unwrap();
+    assert_eq!(
+        (&next["key"]["allowed_networks"], &next["key"]["requests_per_minute"], &next["key"]["expires_at"]),
+        (&json!(["127.0.0.0/16"]), &json!(1000), &made["key"]["expires_at"])
+    );
+    // A person frees it, and is not bound by what they free.
+    let freed = json!({ "allowed_networks": [], "requests_per_minute": 0 });
+    owner.patch(&format!("{keys}/{}", text(&next["key"], "id")), &freed).await.unwrap();
+    stack.stop().await.unwrap();
+}
+
+/// While the old one still works it is not replaced once more, by what would end with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_replaced_once() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let keys = format!("/v1/orgs/{org}/keys");
+    let made = owner.post(&keys, &json!({ "name": "k", "role": "viewer" })).await.unwrap();
+    let rotate = |key: &Value| format!("{keys}/{}:rotate", text(&key["key"], "id"));
+    let once = async || {
+        let request = owner.request(Method::POST, &rotate(&made)).header("idempotency-key", "once");
+        Client::send(request.json(&json!({}))).await.unwrap()
+    };
+    let next = once().await;
+    assert_eq!(next.status, 200, "{}", next.body);
+    // Who lost the answer, and said that it may come twice, gets it again.
+    assert_eq!(once().await.body, next.body);
+    let refused = owner.call(Method::POST, &rotate(&made), Some(&json!({}))).await.unwrap();
+    assert_eq!((refused.status, text(&refused.body, "code")), (409, "conflict".into()));
+    let newer = text(&next.body["key"], "id");
+    assert!(text(&refused.body, "detail").contains(&newer), "{}", refused.body);
+    // The newest is rotated instead, and lives as long as the first was to.
+    let third = owner.post(&rotate(&next.body), &json!({})).await.unwrap();
+    assert_eq!((third["key"].get("expires_at"), &third["key"]["replaces"]), (None, &json!(newer)));
+    stack.stop().await.unwrap();
+}
+
+/// A scope that a changed role lets sleep wakes when the role is changed back: who gets the secret must hold it, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_rotates_a_key_holds_also_what_sleeps_in_it() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let plan = json!({ "plan": "team" });
+    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
+    let (admin, _) = join(&operator, &owner, &org, "admin").await;
+    let role = json!({ "name": "Bills", "permissions": ["billing.read", "jobs.read"] });
+    let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
+    let wish = json!({ "name": "k", "role": "viewer", "role_ids": [role], "scopes": ["billing.read", "keys.write", "jobs.read"] });
+    assert_eq!(
+        code(&owner, Method::POST, &at("/keys"), wish).await.0,
+        400,
+        "keys.write is in none of its roles"
+    );
+    let wish =
+        json!({ "name": "k", "role": "viewer", "role_ids": [role], "scopes": ["billing.read", "jobs.read"] });
+    let key = owner.post(&at("/keys"), &wish).await.unwrap();
+    owner.patch(&at(&format!("/roles/{role}")), &json!({ "permissions": ["jobs.read"] })).await.unwrap();
+    let one = at(&format!("/keys/{}", text(&key["key"], "id")));
+    for (method, path, body) in [
+        (Method::POST, format!("{one}:rotate"), json!({})),
+        (Method::PATCH, one.clone(), json!({ "requests_per_minute": 5 })),
+    ] {
+        let refused = admin.call(method, &path, Some(&body)).await.unwrap();
+        assert_eq!((refused.status, &refused.body["permission"]), (403, &json!("billing.read")), "{path}");
+    }
+    owner.post(&format!("{one}:rotate"), &json!({})).await.unwrap();
+    stack.stop().await.unwrap();
+}
+
+/// To free a key is as good as to make one: a browser must have signed in a moment ago.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_browser_frees_no_key() {
+    let mut stack = TestStack::start().await.unwrap();
+    let other = stack.another_gateway().await.unwrap();
+    let mut db = stack.database("tenancy").await.unwrap();
+    let mut browser = Browser::new(&stack);
+    sign_in(&stack, &mut browser, "ada@example.com").await;
+    let made = browser.post("/v1/orgs", json!({ "slug": "adas", "name": "Ada's" })).await;
+    let keys = format!("/v1/orgs/{}/keys", text(&made.body, "id"));
+    let wish = json!({ "name": "k", "role": "viewer", "allowed_networks": ["10.0.0.0/8"], "requests_per_minute": 5 });
+    let key = browser.post(&keys, wish).await;
+    let one = format!("{keys}/{}", text(&key.body["key"], "id"));
+    sqlx::query("UPDATE control.sessions SET created_at = created_at - interval '16 min'")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    // A gateway that has not asked before.
+    browser.client = browser.client.at(&other);
+    for body in [
+        json!({ "allowed_networks": [] }),
+        json!({ "allowed_networks": ["10.0.0.0/8", "192.0.2.1"] }),
+        json!({ "requests_per_minute": 0 }),
+        json!({ "requests_per_minute": 6 }),
+    ] {
+        let refused = browser.call(Method::PATCH, &one, Some(&body)).await;
+        assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()), "{body}");
+    }
+    let less = json!({ "name": "less", "allowed_networks": ["10.1.0.0/16"], "requests_per_minute": 4 });
+    let changed = browser.call(Method::PATCH, &one, Some(&less)).await;
+    assert_eq!((changed.status, &changed.body["name"]), (200, &json!("less")), "{}", changed.body);
     stack.stop().await.unwrap();
 }

@@ -152,3 +152,37 @@ async fn a_key_in_public_is_revoked_and_its_owners_are_told() {
     }
     stack.stop().await.unwrap();
 }
+
+/// What GitHub does not say of one token keeps no other from being revoked; what it says of one is shown on one line.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_taken_as_far_as_it_goes() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let (owner, _) = person(&operator, "owner").await.unwrap();
+    let org = organization(&owner).await.unwrap();
+    let keys = format!("/v1/orgs/{org}/keys");
+    let mut secrets = Vec::new();
+    for name in ["silent", "bare", "loud"] {
+        let key = owner.post(&keys, &json!({ "name": name, "role": "viewer" })).await.unwrap();
+        secrets.push(text(&key, "secret"));
+    }
+    let loud = format!("https://github.com/octo\r\nBcc: eve@example.com\u{2028}/{}END", "x".repeat(3000));
+    let body = json!([
+        { "token": secrets[0], "type": "nitejar_api_key", "url": null, "source": null },
+        { "token": secrets[1] },
+        { "token": secrets[2], "type": "nitejar_api_key", "url": loud, "source": "content" },
+    ])
+    .to_string();
+    let signer = Signer::new(&stack, "gaps").await;
+    let answer = signer.report(&operator, &body, &signer.sign(&body)).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let labels = answer.body.as_array().unwrap();
+    assert!(labels.len() == 3 && labels.iter().all(|l| l["label"] == "true_positive"), "{}", answer.body);
+    let address = text(&owner.get("/v1/me").await.unwrap(), "email");
+    mail(&stack, &address, 3).await;
+    let mails = stack.mailbox.of(&address);
+    let told = &mails.iter().find(|m| m.text.contains("\"loud\"")).unwrap().text;
+    assert!(told.contains("https://github.com/octoBcc: eve@example.com/xxx"), "{told}");
+    assert!(!told.contains("END") && told.chars().count() < 2_500, "{told}");
+    stack.stop().await.unwrap();
+}

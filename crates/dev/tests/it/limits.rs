@@ -172,3 +172,51 @@ async fn connections_of_some_age_are_replaced_and_nobody_notices() {
     }
     stack.stop().await.unwrap();
 }
+
+/// A key in the wrong place: what it follows ends when its networks are narrowed, and asking in vain counts for the address,
+/// which holds up no key that is good, nor this one once it may be used there.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_from_elsewhere_is_counted_and_follows_nothing_any_more() {
+    let stack =
+        TestStack::start_with(Tweaks { rate_limits: [1_000_000, 1_000_000, 20], ..test_tweaks() }).await;
+    let stack = stack.unwrap();
+    let operator = stack.operator().unwrap();
+    let (ada, _) = person(&operator, "ada").await.unwrap();
+    let org = organization(&ada).await.unwrap();
+    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
+    let (here, elsewhere) = (json!(["127.0.0.0/8"]), json!(["203.0.113.0/24"]));
+    let wish = json!({ "name": "k", "role": "viewer", "allowed_networks": here });
+    let made = ada.post(&at("/keys"), &wish).await.unwrap();
+    let (key, path) =
+        (ada.with_key(&text(&made, "secret")), at(&format!("/keys/{}", text(&made["key"], "id"))));
+
+    let agent =
+        json!({ "handle": "worker", "config": { "command": "while true; do echo on; sleep 0.2; done" } });
+    let agent = ada.post(&at("/agents"), &agent).await.unwrap();
+    let item = json!({ "agent_id": text(&agent, "id"), "title": "t" });
+    let item = ada.post(&at("/work-items"), &item).await.unwrap();
+    let job = at(&format!("/jobs/{}", item["job_ids"][0].as_str().unwrap()));
+    ada.until(&job, 30, "its start", |v| v["state"] == "running").await.unwrap();
+    let log = key.request(Method::GET, &format!("{job}/logs?follow=true")).send().await.unwrap();
+    assert_eq!(log.status(), 200);
+    ada.patch(&path, &json!({ "allowed_networks": elsewhere })).await.unwrap();
+    let log = tokio::time::timeout(Duration::from_secs(30), log.text()).await.expect("it goes on").unwrap();
+    assert!(log.contains("event: error") && log.contains("\"code\":\"address_not_allowed\""), "{log}");
+    ada.post(&format!("{job}:cancel"), &json!({})).await.unwrap();
+
+    let mut codes = Vec::new();
+    for _ in 0..40 {
+        codes.push(text(&get(&key, &at("")).await.body, "code"));
+    }
+    let forbidden = codes.iter().filter(|code| *code == "address_not_allowed").count();
+    assert!((10..=21).contains(&forbidden), "{codes:?}");
+    assert_eq!(codes.last().unwrap(), "rate_limited");
+    assert_eq!(get(&ada, &at("")).await.status, 200);
+    ada.patch(&path, &json!({ "allowed_networks": here })).await.unwrap();
+    let until = tokio::time::Instant::now() + Duration::from_secs(30);
+    while get(&key, &at("")).await.status != 200 {
+        assert!(tokio::time::Instant::now() < until, "the key is not good again");
+        tokio::time::sleep(Duration::from_millis(25)).await;
+    }
+    stack.stop().await.unwrap();
+}

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use crate::people::{Browser, mail, sign_in};
 use crate::world::join;
 
-async fn code(client: &Client, method: Method, path: &str, body: Value) -> (u16, String) {
+pub(crate) async fn code(client: &Client, method: Method, path: &str, body: Value) -> (u16, String) {
     let body = Some(&body).filter(|b| !b.is_null());
     let answer = client.call(method, path, body).await.unwrap();
     (answer.status, text(&answer.body, "code"))
@@ -51,205 +51,6 @@ pub(crate) async fn deeds(operator: &Client, owner: &Client, org: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_is_mailed_sent_again_declined_and_good_for_one() {
-    let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
-    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let (guest, _) = person(&operator, "guest").await.unwrap();
-    let email = text(&guest.get("/v1/me").await.unwrap(), "email");
-    let wish = json!({ "email": email.to_uppercase(), "role": "member" });
-    let invited = owner.post(&at("/invitations"), &wish).await.unwrap();
-    let first = mail(&stack, &email, 1).await;
-    let token = text(&invited, "token");
-    assert!(
-        first.text.contains(&format!("/join#token={token}")) && first.subject.contains("Org"),
-        "{first:?}"
-    );
-    assert_eq!(code(&owner, Method::POST, &at("/invitations"), wish).await, (409, "already_exists".into()));
-    // Sent again, the one before leads nowhere.
-    let path = at(&format!("/invitations/{}:resend", text(&invited["invitation"], "id")));
-    let again = owner.post(&path, &json!({})).await.unwrap();
-    assert!(mail(&stack, &email, 2).await.text.contains(&text(&again, "token")));
-    let accept = |token: &str| json!({ "token": token });
-    let found = code(&guest, Method::POST, "/v1/invitations:accept", accept(&token)).await;
-    assert_eq!(found, (404, "not_found".into()));
-    // For another address it is none, whoever holds the token.
-    let (thief, _) = person(&operator, "thief").await.unwrap();
-    for verb in ["accept", "decline"] {
-        let stolen =
-            code(&thief, Method::POST, &format!("/v1/invitations:{verb}"), accept(&text(&again, "token")))
-                .await;
-        assert_eq!(stolen, (404, "not_found".into()), "{verb}");
-    }
-    guest.post("/v1/invitations:decline", &accept(&text(&again, "token"))).await.unwrap();
-    guest.post("/v1/invitations:decline", &accept(&text(&again, "token"))).await.unwrap();
-    let used = code(&guest, Method::POST, "/v1/invitations:accept", accept(&text(&again, "token"))).await;
-    assert_eq!(used, (409, "invitation_unusable".into()));
-    assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
-    // Ten mails are enough.
-    let wish = json!({ "email": "many@example.com", "role": "viewer" });
-    let invited = owner.post(&at("/invitations"), &wish).await.unwrap();
-    let path = at(&format!("/invitations/{}:resend", text(&invited["invitation"], "id")));
-    for _ in 0..9 {
-        owner.post(&path, &json!({})).await.unwrap();
-    }
-    assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
-    stack.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
-    let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
-    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let plan = |plan: &str| json!({ "plan": plan });
-    let subscription = format!("/v1/operator/orgs/{org}/subscription");
-    operator.put(&subscription, &plan("team")).await.unwrap();
-    let (admin, _) = join(&operator, &owner, &org, "admin").await;
-    operator.put(&subscription, &plan("free")).await.unwrap();
-    let mine = text(&admin.get("/v1/me").await.unwrap(), "email");
-    owner
-        .post(&at("/invitations"), &json!({ "email": "asked@example.com", "role": "viewer" }))
-        .await
-        .unwrap();
-    let csv = format!(
-        "Name;x,EMAIL,Role\r\nAda,ada@example.com,Viewer\r\n\"L, B\",\"bob@example.com\",\r\nMe,{mine},\r\n\
-         Asked,asked@example.com,\r\nAda,ADA@example.com,\r\nBoss,boss@example.com,owner\r\n\
-         Odd,odd@example.com,king\r\nNone,,\r\nOver,over@example.com,\r\nDots,a..b@example.com,\r\nUmlaut,\u{e4}@example.com,\r\n"
-    );
-    let done = admin.post(&at("/invitations:import"), &json!({ "csv": csv })).await.unwrap();
-    let said: Vec<(i64, String, String)> = done["rows"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|r| (r["line"].as_i64().unwrap(), text(r, "role"), text(r, "outcome")))
-        .collect();
-    let row = |line: i64, role: &str, outcome: &str| (line, role.to_owned(), outcome.to_owned());
-    // Two members and one invitation leave two of five seats.
-    assert_eq!(
-        said,
-        [
-            row(2, "viewer", "invited"),
-            row(3, "member", "invited"),
-            row(4, "member", "already_member"),
-            row(5, "member", "already_invited"),
-            row(6, "", "repeated"),
-            row(7, "owner", "not_permitted"),
-            row(8, "", "invalid"),
-            row(9, "", "invalid"),
-            row(10, "member", "no_seat"),
-            row(11, "", "invalid"),
-            row(12, "", "invalid"),
-        ],
-        "{done}"
-    );
-    assert_eq!(done["invited"], 2);
-    assert!(mail(&stack, "ada@example.com", 1).await.text.contains("as viewer"));
-    let pending = owner.all(&at("/invitations"), "invitations").await.unwrap();
-    assert_eq!(pending.len(), 3);
-    let full = json!({ "email": "more@example.com", "role": "viewer" });
-    assert_eq!(code(&owner, Method::POST, &at("/invitations"), full).await, (402, "seats_limit".into()));
-    let many = "email\n".to_owned() + &"a@b.cd\n".repeat(501);
-    for wrong in ["", "name\nada@example.com\n", many.as_str()] {
-        let refused = code(&owner, Method::POST, &at("/invitations:import"), json!({ "csv": wrong })).await;
-        assert_eq!(refused, (400, "invalid_argument".into()), "{}", &wrong[..wrong.len().min(20)]);
-    }
-    assert_eq!(owner.all(&at("/invitations"), "invitations").await.unwrap().len(), 3);
-    // Found by a part of the name or address, and by role.
-    for (query, found) in [
-        ("query=ADMIN", 1),
-        ("query=example.com", 2),
-        ("role=owner", 1),
-        ("query=%25", 0),
-        ("query=nobody", 0),
-    ] {
-        let list = owner.all(&at(&format!("/members?{query}")), "members").await.unwrap();
-        assert_eq!(list.len(), found, "{query}: {list:?}");
-    }
-    stack.stop().await.unwrap();
-}
-
-/// The number of an organization's schema.
-async fn schema(db: &mut sqlx::PgConnection, org: &str) -> String {
-    let number: i64 = sqlx::query_scalar("SELECT number FROM control.tenants WHERE org_id = $1")
-        .bind(org)
-        .fetch_one(db)
-        .await
-        .unwrap();
-    format!("t_{number}")
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn what_waits_too_long_expires_is_seen_and_can_be_sent_again() {
-    let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
-    let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let plan = json!({ "plan": "team" });
-    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
-    let (guest, _) = person(&operator, "guest").await.unwrap();
-    let email = text(&guest.get("/v1/me").await.unwrap(), "email");
-    let invite = async |email: &str| {
-        owner.post(&at("/invitations"), &json!({ "email": email, "role": "viewer" })).await.unwrap()
-    };
-    let late = invite(&email).await;
-    let (id, token) = (text(&late["invitation"], "id"), json!({ "token": text(&late, "token") }));
-    invite("waits@example.com").await;
-    let revoked = text(&invite("revoked@example.com").await["invitation"], "id");
-    owner.delete(&at(&format!("/invitations/{revoked}"))).await.unwrap();
-    let (heir, heir_id) = join(&operator, &owner, &org, "viewer").await;
-    let mut db = stack.database("tenancy").await.unwrap();
-    let schema = schema(&mut db, &org).await;
-    let mut pass = async |what: &str| {
-        let sql = format!("UPDATE {schema}.{what}");
-        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
-    };
-    pass(&format!("invitations SET expires_at = now() - interval '1 second' WHERE id = '{id}'")).await;
-
-    let seen = async |query: &str| -> Vec<(String, String)> {
-        let list = owner.all(&at(&format!("/invitations?page_size=1{query}")), "invitations").await.unwrap();
-        list.iter().map(|i| (text(i, "email"), text(i, "state"))).collect()
-    };
-    let pair = |email: &str, state: &str| (email.to_owned(), state.to_owned());
-    let (expired, waits) = (pair(&email, "expired"), pair("waits@example.com", "pending"));
-    assert_eq!(seen("").await, [expired.clone(), waits.clone()]);
-    assert_eq!(seen("&state=expired").await, [expired]);
-    assert_eq!(seen("&state=pending").await, [waits]);
-    assert_eq!(seen("&state=revoked").await, [pair("revoked@example.com", "revoked")]);
-    assert_eq!(seen("&state=accepted").await.len(), 1);
-    assert!(seen("&state=declined").await.is_empty());
-    assert_eq!(code(&owner, Method::GET, &at("/invitations?state=lost"), Value::Null).await.0, 400);
-    for verb in ["accept", "decline"] {
-        let answer =
-            guest.call(Method::POST, &format!("/v1/invitations:{verb}"), Some(&token)).await.unwrap();
-        assert_eq!((answer.status, text(&answer.body, "code")), (409, "invitation_unusable".into()));
-        assert!(text(&answer.body, "detail").contains("has expired"), "{}", answer.body);
-    }
-    // Sent again it waits again; what was sent before leads nowhere.
-    let again = owner.post(&at(&format!("/invitations/{id}:resend")), &json!({})).await.unwrap();
-    assert_eq!(again["invitation"]["state"], "pending");
-    let accept = "/v1/invitations:accept";
-    assert_eq!(code(&guest, Method::POST, accept, token).await, (404, "not_found".into()));
-    guest.post(accept, &json!({ "token": text(&again, "token") })).await.unwrap();
-    assert_eq!(seen("&state=accepted").await.len(), 2);
-
-    // An offer that was not answered in time is none.
-    let (offer, take) = (at("/ownership-offer"), at("/ownership-offer:accept"));
-    owner.post(&offer, &json!({ "user_id": heir_id })).await.unwrap();
-    pass("ownership_offer SET expires_at = now() - interval '1 second'").await;
-    assert_eq!(code(&heir, Method::POST, &take, json!({})).await, (404, "not_found".into()));
-    assert_eq!(code(&heir, Method::GET, &offer, Value::Null).await, (404, "not_found".into()));
-    owner.post(&offer, &json!({ "user_id": heir_id })).await.unwrap();
-    heir.post(&take, &json!({})).await.unwrap();
-    stack.stop().await.unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn ownership_is_handed_over_in_two_steps() {
     let stack = TestStack::start().await.unwrap();
     let operator = stack.operator().unwrap();
@@ -271,11 +72,18 @@ async fn ownership_is_handed_over_in_two_steps() {
     assert_eq!(code(&admin, Method::DELETE, &offer, Value::Null).await.0, 403);
     heir.delete(&offer).await.unwrap();
     assert_eq!(code(&heir, Method::POST, &accept, json!({})).await.0, 404, "refused is refused");
-    // An offer of somebody who is no owner any more is none.
+    // An offer ends with the ownership of who made it, and is none again when they are made an owner again.
     let (second, second_id) = join(&operator, &owner, &org, "owner").await;
     second.post(&offer, &to).await.unwrap();
-    owner.patch(&at(&format!("/members/{second_id}")), &json!({ "role": "admin" })).await.unwrap();
-    assert_eq!(code(&heir, Method::POST, &accept, json!({})).await, (409, "conflict".into()));
+    for role in ["admin", "owner"] {
+        owner.patch(&at(&format!("/members/{second_id}")), &json!({ "role": role })).await.unwrap();
+        let gone = code(&heir, Method::POST, &accept, json!({})).await;
+        assert_eq!(gone, (404, "not_found".into()), "the offer of who became {role}");
+    }
+    let (third, third_id) = join(&operator, &owner, &org, "owner").await;
+    third.post(&offer, &to).await.unwrap();
+    owner.delete(&at(&format!("/members/{third_id}"))).await.unwrap();
+    assert_eq!(code(&heir, Method::GET, &offer, Value::Null).await, (404, "not_found".into()));
     owner.post(&offer, &to).await.unwrap();
     let done = heir.post(&accept, &json!({})).await.unwrap();
     assert_eq!(done, json!({ "owner_user_id": heir_id, "former_owner_user_id": owner_id }));

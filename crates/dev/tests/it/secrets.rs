@@ -69,6 +69,12 @@ async fn an_earlier_value_is_taken_back_and_none_is_shown() {
     let back = org.owner.post(&restore, &json!({ "version": 4 })).await.unwrap();
     assert_eq!(back["version"], 14);
     assert_eq!(org.used().await, digest("value 4"));
+    // What a job has a value of already would keep it from starting.
+    for name in ["PATH", "HOME", "LD_PRELOAD", "NITEJAR_JOB_ID"] {
+        let at = org.at(&format!("/secrets/{name}"));
+        let answer = org.owner.call(Method::PUT, &at, Some(&json!({ "value": "x" }))).await.unwrap();
+        assert_eq!((answer.status, &answer.body["errors"][0]["pointer"]), (400, &json!("/name")), "{name}");
+    }
     for (version, status) in [(2, 404), (99, 404), (0, 400)] {
         let answer =
             org.owner.call(Method::POST, &restore, Some(&json!({ "version": version }))).await.unwrap();

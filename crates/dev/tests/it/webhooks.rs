@@ -1,8 +1,12 @@
 //! GitHub's webhooks: signed or refused, once, to the right organization only.
 
-use nitejar_dev::client::text;
-use nitejar_dev::test_stack::{TestStack, connect_github};
+use nitejar_dev::client::{Client, text};
+use nitejar_dev::settings::Tweaks;
+use nitejar_dev::test_stack::{TestStack, connect_github, test_tweaks};
+use reqwest::Method;
 use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 
 use crate::world::World;
 
@@ -177,5 +181,76 @@ async fn all_of_githubs_own_examples_are_taken_in() {
     .await
     .unwrap();
     assert!(bad.is_empty(), "{bad:?}");
+    stack.stop().await.unwrap();
+}
+
+/// Strangers whose bodies trickle in hold what they sent, and no place that GitHub needs.
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_strangers_keep_neither_webhooks_nor_reports_of_leaks_out() {
+    let stack = TestStack::start().await.unwrap();
+    let (github, nobody) = (stack.github_client().unwrap(), stack.operator().unwrap().with_key(""));
+    let addr = stack.places.main["gateway"];
+    let signed =
+        "X-Hub-Signature-256: sha256=00\r\nGithub-Public-Key-Identifier: x\r\nGithub-Public-Key-Signature: x";
+    let mut slow = Vec::new();
+    for path in ["/webhooks/github", "/webhooks/github/secret-scanning"] {
+        for _ in 0..40 {
+            let mut socket = TcpStream::connect(addr).await.unwrap();
+            let head =
+                format!("POST {path} HTTP/1.1\r\nHost: x\r\n{signed}\r\nContent-Length: 1000\r\n\r\n[");
+            socket.write_all(head.as_bytes()).await.unwrap();
+            slow.push(socket);
+        }
+    }
+    // Until all have arrived.
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    for id in 0..3 {
+        let body = json!({ "event": "issues", "payload": issue(999_999, id) });
+        let delivered = github.post("/_fake/deliver", &body).await.unwrap();
+        assert_eq!(delivered["status"], 202, "{delivered}");
+        // It is looked at: a refusal by the service that knows GitHub's keys.
+        assert_eq!(report(&nobody).await, (401, "invalid_signature".to_owned()));
+    }
+    drop(slow);
+    stack.stop().await.unwrap();
+}
+
+/// A report of a leak that nobody signed.
+async fn report(client: &Client) -> (u16, String) {
+    let request = client
+        .request(Method::POST, "/webhooks/github/secret-scanning")
+        .header("github-public-key-identifier", "unknown")
+        .header("github-public-key-signature", "bm8gc2lnbmF0dXJl")
+        .body("[]");
+    let answer = Client::send(request).await.unwrap();
+    (answer.status, text(&answer.body, "code"))
+}
+
+/// Who is refused too often is told to wait, at both doors; what GitHub signed is taken also from the same address.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_of_refused_webhooks_is_held_up_and_no_signed_one_with_it() {
+    let stack =
+        TestStack::start_with(Tweaks { rate_limits: [1_000_000, 1_000_000, 20], ..test_tweaks() }).await;
+    let stack = stack.unwrap();
+    let (github, nobody) = (stack.github_client().unwrap(), stack.operator().unwrap().with_key(""));
+    let deliver = async |id: u64, signature: &str| {
+        let body = json!({ "event": "issues", "payload": issue(999_999, id), "signature": signature });
+        github.post("/_fake/deliver", &body).await.unwrap()
+    };
+    // Any number that are signed count nothing.
+    for id in 0..40 {
+        assert_eq!(deliver(id, "right").await["status"], 202);
+    }
+    let mut refused = Vec::new();
+    for id in 40..100 {
+        refused.push(deliver(id, if id % 2 == 0 { "wrong" } else { "none" }).await["status"].clone());
+    }
+    let invalid = refused.iter().filter(|status| **status == 401).count();
+    assert!((10..=21).contains(&invalid), "{refused:?}");
+    assert_eq!(refused.last().unwrap(), 429);
+    assert_eq!(report(&nobody).await, (429, "rate_limited".to_owned()));
+    for id in 100..140 {
+        assert_eq!(deliver(id, "right").await["status"], 202);
+    }
     stack.stop().await.unwrap();
 }

@@ -93,15 +93,18 @@ impl Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // SIGINT: fast shutdown. SIGKILL only when that hangs.
         let Some(pid) = rustix::process::Pid::from_raw(self.child.id().cast_signed()) else { return };
-        let _ = rustix::process::kill_process(pid, rustix::process::Signal::INT);
-        let until = Instant::now() + Duration::from_secs(15);
-        while Instant::now() < until {
-            if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
-                return;
+        // SIGINT: fast shutdown, with a checkpoint, which may take long on a busy disk. SIGQUIT: without one; the next start reads
+        // the log. SIGKILL leaves its processes behind, which are in the way of that start.
+        for signal in [rustix::process::Signal::INT, rustix::process::Signal::QUIT] {
+            let _ = rustix::process::kill_process(pid, signal);
+            let until = Instant::now() + Duration::from_secs(15);
+            while Instant::now() < until {
+                if matches!(self.child.try_wait(), Ok(Some(_)) | Err(_)) {
+                    return;
+                }
+                std::thread::sleep(Duration::from_millis(20));
             }
-            std::thread::sleep(Duration::from_millis(20));
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

@@ -48,7 +48,7 @@ pub struct RateLimits {
     pub key: u64,
     /// Of one organization, by whomever.
     pub org: u64,
-    /// Of one address (IPv6: one /64) without a credential that is known here.
+    /// Of one address (IPv6: one /64) without a credential that is known here and good there, or with webhooks that are refused.
     pub address: u64,
 }
 

@@ -179,7 +179,9 @@ fn text(rules: &FieldRules, never_absent: bool) -> Value {
     if rules.max_len > 0 {
         schema["maxLength"] = rules.max_len.into();
     }
-    if !rules.pattern.is_empty() {
+    if rules.visible {
+        schema["pattern"] = format!("^(?:{}){or_empty}$", nitejar_common::text::visible_pattern()).into();
+    } else if !rules.pattern.is_empty() {
         schema["pattern"] = format!("^(?:{}){or_empty}$", rules.pattern).into();
     } else if rules.max_len > 0 {
         schema["pattern"] = "^[^\\x00]*$".into();

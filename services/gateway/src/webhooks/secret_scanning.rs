@@ -1,5 +1,6 @@
 //! GitHub found keys of ours in public: its secret scanning partner program.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -12,16 +13,24 @@ use nitejar_common::id::RequestId;
 use nitejar_proto::tenancy::v1::ReportLeaksRequest;
 use nitejar_proto::tenancy::v1::tenancy_internal_client::TenancyInternalClient;
 
-use super::text;
+use super::{charge, text};
+use crate::finish::Finished;
 use crate::service::Gateway;
-use crate::{body, problem};
+use crate::{address, body, problem};
 
 /// A report is a list of tokens and addresses.
 const LARGEST: usize = 1 << 20;
 
 pub(crate) async fn receive(State(gateway): State<Arc<Gateway>>, request: Request) -> Response {
     let request_id = RequestId::new(&*gateway.clock).to_string();
-    match forward(&gateway, request, &request_id).await {
+    // Whoever sends and goes away is refused, and counted, all the same.
+    let id = request_id.clone();
+    let work = async move {
+        let address = address::of_request(&request, &gateway.trusted_proxies);
+        let result = forward(&gateway, request, address, &id).await;
+        charge(&gateway.limits, address, result)
+    };
+    match Finished::new(work).await.flatten() {
         Ok(labels) => {
             let mut response = Response::new(Body::from(labels));
             let json = http::HeaderValue::from_static("application/json");
@@ -32,7 +41,7 @@ pub(crate) async fn receive(State(gateway): State<Arc<Gateway>>, request: Reques
     }
 }
 
-async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Result<String> {
+async fn forward(gateway: &Gateway, request: Request, address: IpAddr, request_id: &str) -> Result<String> {
     let (head, body) = request.into_parts();
     let key_identifier = text(&head.headers, "github-public-key-identifier");
     let signature = text(&head.headers, "github-public-key-signature");
@@ -40,11 +49,14 @@ async fn forward(gateway: &Gateway, request: Request, request_id: &str) -> Resul
         let detail = "A report must be signed: Github-Public-Key-Identifier and Github-Public-Key-Signature.";
         return Err(Error::new(Code::InvalidSignature, detail));
     }
-    let busy = || Error::unavailable().because("too many webhooks at a time");
-    let _one = gateway.webhooks.try_acquire().map_err(|_| busy())?;
-    let body = body::read(&head.headers, body, LARGEST).await?.to_vec();
+    let door = &gateway.webhooks.secret_scanning;
+    // Held until the answer.
+    let mut room = door.bodies.enter(address)?;
+    let body = body::read(&head.headers, body, LARGEST, |bytes| room.grow(bytes)).await?.to_vec();
     let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
     let upstream = &gateway.services.tenancy;
     let call = upstream.request(&me, ReportLeaksRequest { key_identifier, signature, body })?;
-    Ok(TenancyInternalClient::new(upstream.channel()).report_leaks(call).await?.into_inner().labels)
+    let mut client = TenancyInternalClient::new(upstream.channel());
+    let asking = async move { Ok(client.report_leaks(call).await?.into_inner().labels) };
+    door.prove(&gateway.limits, address, asking).await
 }

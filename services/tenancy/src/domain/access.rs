@@ -1,5 +1,6 @@
 //! Why somebody may do something, or may not: the same rules as everywhere, in words.
 
+use nitejar_common::RequestCtx;
 use nitejar_common::error::{Error, Result};
 use nitejar_common::permission::{self, Role};
 use nitejar_common::policy::{Freshness, MethodPolicy, Scope};
@@ -15,10 +16,52 @@ pub struct Question {
     pub people_only: bool,
     /// It is about something that a person does only after a sign-in of a moment ago.
     pub fresh: bool,
+    /// It is about something that needs more than the permission.
+    pub besides: Option<Besides>,
+}
+
+/// What an RPC's handler asks beside its permission: one rule for the handler and for who asks why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Besides {
+    /// The role owner: who may everything by custom roles has no ownership to hand over.
+    Owner,
+    /// That the ownership is offered to them.
+    Offered,
+    /// One of both.
+    OwnerOrOffered,
+}
+
+impl Besides {
+    fn of(path: &str) -> Option<Self> {
+        match path.rsplit('.').next()? {
+            "Ownership/OfferOwnership" => Some(Self::Owner),
+            "Ownership/AcceptOwnership" => Some(Self::Offered),
+            "Ownership/EndOwnershipOffer" => Some(Self::OwnerOrOffered),
+            _ => None,
+        }
+    }
+
+    /// Whether it is so.
+    pub fn holds(self, role: Option<Role>, offered: bool) -> bool {
+        let owner = role == Some(Role::Owner);
+        match self {
+            Self::Owner => owner,
+            Self::Offered => offered,
+            Self::OwnerOrOffered => owner || offered,
+        }
+    }
+
+    fn in_words(self) -> &'static str {
+        match self {
+            Self::Owner => "this is for who has the role owner; a custom role does not give it",
+            Self::Offered => "this is for whom the ownership is offered to",
+            Self::OwnerOrOffered => "this is for owners, and for whom the ownership is offered to",
+        }
+    }
 }
 
 /// What an actor holds.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Held {
     /// The fixed role.
     pub role: Option<Role>,
@@ -26,6 +69,22 @@ pub struct Held {
     pub custom: Vec<(String, String, Vec<String>)>,
     /// A key's; empty: not narrowed.
     pub scopes: Vec<String>,
+    /// A key's; empty: good from anywhere.
+    pub networks: Vec<String>,
+    /// The ownership is offered to them.
+    pub offered: bool,
+}
+
+impl Held {
+    /// The context of a request of theirs, to ask of them what is asked of callers.
+    pub fn as_caller(&self, ctx: &RequestCtx) -> RequestCtx {
+        RequestCtx {
+            role: self.role,
+            grants: self.custom.iter().flat_map(|(_, _, permissions)| permissions.clone()).collect(),
+            scopes: Some(self.scopes.clone()).filter(|scopes| !scopes.is_empty()),
+            ..ctx.clone()
+        }
+    }
 }
 
 /// The answer.
@@ -47,8 +106,10 @@ impl Question {
         let tenants = nitejar_proto::POLICIES.values().filter(|p| p.scope == Scope::Tenant);
         let about: Vec<&MethodPolicy> = tenants.filter(|p| about(p)).collect();
         let all = |holds: fn(&MethodPolicy) -> bool| !about.is_empty() && about.iter().all(|p| holds(p));
+        let besides = about.first().and_then(|p| Besides::of(&p.path));
         Self {
             permission,
+            besides: besides.filter(|rule| about.iter().all(|p| Besides::of(&p.path) == Some(*rule))),
             changes: all(|p| p.audit.is_some() && !p.while_suspended),
             people_only: all(|p| p.people_only || p.fresh == Freshness::Person),
             fresh: all(|p| p.fresh == Freshness::Person),
@@ -76,7 +137,7 @@ pub fn question(name: &str) -> Result<Question> {
     })
 }
 
-/// Decides as the gateway does.
+/// Decides as the gateway and the handler do.
 pub fn explain(question: &Question, held: Option<&Held>, is_key: bool, org_state: &str) -> Verdict {
     let wanted = question.permission;
     let no = |reason: String, granted_by: Vec<String>, narrowed: bool| Verdict {
@@ -123,6 +184,9 @@ pub fn explain(question: &Question, held: Option<&Held>, is_key: bool, org_state
             false,
         );
     }
+    if let Some(rule) = question.besides.filter(|rule| !rule.holds(held.role, held.offered)) {
+        return no(format!("They hold {wanted}, but {}.", rule.in_words()), granted_by, false);
+    }
     if question.changes && org_state != "active" {
         return no(
             format!("They hold {wanted}, but the organization is {org_state}: changes wait."),
@@ -131,9 +195,15 @@ pub fn explain(question: &Question, held: Option<&Held>, is_key: bool, org_state
         );
     }
     let fresh = if question.fresh { " It needs a sign-in of the last 15 minutes." } else { "" };
+    let networks = match held.networks.as_slice() {
+        [] => String::new(),
+        networks => {
+            format!(" The key is good from {}; from other addresses it is refused.", networks.join(", "))
+        }
+    };
     Verdict {
         allowed: true,
-        reason: format!("It is given by {}.{fresh}", names.join(" and ")),
+        reason: format!("It is given by {}.{fresh}{networks}", names.join(" and ")),
         granted_by,
         narrowed: false,
     }
@@ -154,17 +224,18 @@ mod tests {
 
     fn held(role: Role, custom: &[&str], scopes: &[&str]) -> Held {
         let custom = vec![("role_1".into(), "Custom".into(), texts(custom))];
-        Held { role: Some(role), custom, scopes: texts(scopes) }
+        Held { role: Some(role), custom, scopes: texts(scopes), ..Held::default() }
     }
 
-    /// What the gate does with a person who signed in a moment ago, or with a key.
+    /// What the gate, and then the handler, does with a person who signed in a moment ago, or with a key.
     fn gate(policy: &MethodPolicy, held: &Held, is_key: bool, state: OrgState) -> bool {
         let mut ctx = RequestCtx::service("x", &SystemClock).for_tenant(OrgId::new(&SystemClock));
         ctx.actor.kind = if is_key { ActorKind::ApiKey } else { ActorKind::User };
         ctx.sign_in = if is_key { SignIn::Key } else { SignIn::Fresh };
         (ctx.role, ctx.org_state, ctx.grants) = (held.role, state, held.custom[0].2.clone());
         ctx.scopes = Some(held.scopes.clone()).filter(|s| !s.is_empty());
-        may_call(policy, &ctx).is_ok()
+        let besides = Besides::of(&policy.path).is_none_or(|rule| rule.holds(held.role, held.offered));
+        may_call(policy, &ctx).is_ok() && besides
     }
 
     const STATES: [(OrgState, &str); 2] = [(OrgState::Active, "active"), (OrgState::Suspended, "suspended")];
@@ -172,7 +243,7 @@ mod tests {
     /// Whatever is asked, the answer is what the gate would do.
     #[test]
     fn the_explanation_is_what_happens() {
-        let customs = [&[][..], &["audit.read"], &["billing.read", "jobs.run"]];
+        let customs = [&[][..], &["audit.read"], &["billing.read", "jobs.run", "org.transfer"]];
         let scopes = [&[][..], &["jobs.read"], &["jobs.run", "audit.read"]];
         let mut asked = 0;
         for policy in nitejar_proto::POLICIES.values().filter(|p| p.scope == Scope::Tenant) {
@@ -181,7 +252,7 @@ mod tests {
             assert_eq!(Some(question.permission), policy.permission.as_deref());
             for role in Role::ALL {
                 for (custom, scope) in customs.iter().flat_map(|c| scopes.iter().map(move |s| (c, s))) {
-                    let held = held(role, custom, scope);
+                    let held = Held { offered: scope.is_empty(), ..held(role, custom, scope) };
                     for ((state, name), is_key) in STATES.into_iter().flat_map(|s| [(s, false), (s, true)]) {
                         let verdict = explain(&question, Some(&held), is_key, name);
                         let happens = gate(policy, &held, is_key, state);
@@ -194,6 +265,33 @@ mod tests {
         assert!(asked > 2000);
         assert!(!explain(&question("jobs.run").unwrap(), None, false, "active").allowed);
         assert!(question("Nothing.Such").is_err() && question("no.such").is_err());
+    }
+
+    /// Ownership is handed over by who has it, and taken by whom it is offered to, whatever custom roles give.
+    #[test]
+    fn what_a_handler_asks_beside_the_permission_is_named() {
+        let mut held = held(Role::Admin, &["org.transfer"], &[]);
+        let said = |name: &str, held: &Held| explain(&question(name).unwrap(), Some(held), false, "active");
+        for (name, why) in [
+            ("Ownership.OfferOwnership", "the role owner"),
+            ("org.transfer", "the role owner"),
+            ("Ownership.AcceptOwnership", "is offered to"),
+            ("Ownership.EndOwnershipOffer", "for owners"),
+        ] {
+            let verdict = said(name, &held);
+            assert!(!verdict.allowed && verdict.reason.contains(why), "{name} {verdict:?}");
+        }
+        assert!(said("org.leave", &held).allowed, "with it they can leave, whatever is offered");
+        held.offered = true;
+        assert!(said("Ownership.AcceptOwnership", &held).allowed);
+        assert!(said("Ownership.EndOwnershipOffer", &held).allowed);
+        assert!(!said("Ownership.OfferOwnership", &held).allowed);
+        let owner = Held { role: Some(Role::Owner), ..Held::default() };
+        assert!(said("org.transfer", &owner).allowed && said("Ownership.EndOwnershipOffer", &owner).allowed);
+        held.networks = texts(&["10.0.0.0/8"]);
+        let verdict = explain(&question("jobs.read").unwrap(), Some(&held), true, "active");
+        let from = "good from 10.0.0.0/8; from other addresses it is refused";
+        assert!(verdict.allowed && verdict.reason.contains(from), "{verdict:?}");
     }
 
     /// Of a bare permission it is yes where something can be done with it.

@@ -95,6 +95,11 @@ impl OrgsRow {
     /// Its work goes on.
     pub fn resume(&mut self) -> Result<bool> {
         let state = self.living()?;
+        if self.restoring.is_some() {
+            let detail = "A backup is being put back, or that was interrupted: half of it is of then. Restore it again, or another \
+                 backup of it.";
+            return Err(Error::new(Code::Conflict, detail));
+        }
         if self.suspended_at.take().is_none() {
             return Ok(false);
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use nitejar_common::error::{Error, Result};
-use nitejar_common::text::hides;
+use nitejar_common::text::{hides, is_visible};
 use serde::{Deserialize, Serialize};
 
 use super::email;
@@ -131,8 +131,7 @@ pub fn check_optional_text(text: &str, pointer: &str) -> Result<()> {
 
 /// 1 to 100 characters, none that hides or turns text around.
 pub fn check_name(name: &str) -> Result<()> {
-    let length = name.trim().chars().count();
-    if length == 0 || name.chars().count() > 100 || name.chars().any(hides) {
+    if name.chars().count() > 100 || !is_visible(name) {
         return Err(Error::invalid("/name", "must be 1 to 100 visible characters"));
     }
     Ok(())

@@ -113,7 +113,8 @@ pub fn check(slug: &str) -> Result<()> {
     if !(3..=40).contains(&slug.len()) || !plain || !parts {
         return Err(Error::invalid("/slug", "must be 3 to 40 of a-z, 0-9 and single dashes"));
     }
-    if RESERVED.contains(&slug) {
+    // `nitejar-support` would be taken for us, too.
+    if RESERVED.contains(&slug) || slug.starts_with("nitejar-") {
         return Err(taken(slug, "reserved").violation("/slug", "must not be reserved"));
     }
     Ok(())

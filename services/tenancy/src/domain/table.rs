@@ -15,7 +15,7 @@ const MOST: usize = 500;
 pub struct Row {
     /// Its line, from 1.
     pub line: u64,
-    /// The address as it stands there.
+    /// The address as it stands there, its first 254 characters.
     pub text: String,
     /// The normalized address and the role; or the outcome, and what is wrong.
     pub wish: Result<(String, Role), (&'static str, String)>,
@@ -40,24 +40,27 @@ pub fn read(table: &str, role: Role) -> Result<Vec<Row>> {
             return Err(wrong(format!("must have at most {MOST} rows")));
         }
         let line = line_of(table, &record);
-        let text: String = record.get(mail).unwrap_or_default().chars().take(254).collect();
+        let address = record.get(mail).unwrap_or_default();
         let given = roles.and_then(|i| record.get(i)).unwrap_or_default().to_lowercase();
-        let wish = judge(&text, &given, role);
+        let wish = judge(address, &given, role);
         let wish = wish.and_then(|(email, role)| match seen.insert(email.clone()) {
             true => Ok((email, role)),
             false => Err(("repeated", "The address stands in an earlier row.".into())),
         });
+        let text = address.chars().take(254).collect();
         rows.push(Row { line, text, wish });
     }
     Ok(rows)
 }
 
-/// The line that a row begins on. The reader's own count is behind where lines end with CR LF.
+/// The line that a row begins on. The reader's own count is behind where lines end with CR LF, or with CR alone.
 fn line_of(table: &str, record: &csv::StringRecord) -> u64 {
     let at = record.position().and_then(|p| usize::try_from(p.byte()).ok()).unwrap_or(0);
     let (before, after) = table.split_at_checked(at).unwrap_or((table, ""));
     let blank = after.len() - after.trim_start_matches(['\r', '\n']).len();
-    let ends = before.bytes().chain(after.bytes().take(blank)).filter(|b| *b == b'\n').count();
+    let passed = &table.as_bytes()[..before.len() + blank];
+    let alone = |i: usize| passed[i] == b'\r' && passed.get(i + 1) != Some(&b'\n');
+    let ends = (0..passed.len()).filter(|i| passed[*i] == b'\n' || alone(*i)).count();
     1 + ends as u64
 }
 
@@ -102,6 +105,15 @@ mod tests {
                 (10, Err("invalid")),
             ]
         );
+        let old = read("email\ra@b.cd\rb@b.cd\r", Role::Member).unwrap();
+        assert_eq!(old.iter().map(|r| r.line).collect::<Vec<_>>(), [2, 3]);
+        // One that is too long is none, whatever its beginning would be.
+        let host = [60, 60, 60, 7].map(|n| "d".repeat(n)).join(".");
+        let begins = format!("{}@{host}.co", "v".repeat(60));
+        assert_eq!(begins.len(), 254);
+        assert!(judge(&begins, "", Role::Member).is_ok());
+        let rows = read(&format!("email\n{begins}mrp.example.net\n"), Role::Member).unwrap();
+        assert_eq!((&rows[0].text, rows[0].wish.is_err()), (&begins, true), "{rows:?}");
         for broken in ["", "name\nada@example.com", "ada@example.com\n"] {
             assert!(read(broken, Role::Member).is_err(), "{broken:?}");
         }

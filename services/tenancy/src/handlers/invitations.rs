@@ -1,25 +1,28 @@
 //! Invitations.
 
 use chrono::{DateTime, Utc};
-use nitejar_common::OrgState;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::key::{self, KeyKind};
 use nitejar_common::page;
 use nitejar_common::permission::Role;
 use nitejar_common::time::to_proto;
+use nitejar_common::{OrgState, RequestCtx};
+use nitejar_db::TenantTx;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::invitations_server::Invitations;
 use tonic::{Request, Response, Status};
 
-use super::members;
+use super::{members, roles::held};
 use crate::Service;
+use crate::domain::access::Held;
 use crate::domain::{email, grants, table};
 use crate::entitlements::{CUSTOM_ROLES, has_feature};
 use crate::inviting::{self, LIFETIME, MOST_SENT, Seats};
 use crate::store::invitations::{self, InvitationRow};
 use crate::store::members::{self as rows, MemberRow};
-use crate::store::{orgs, roles};
+use crate::store::roles::{self, RoleRow};
+use crate::store::{keys, orgs};
 
 #[tonic::async_trait]
 impl Invitations for Service {
@@ -39,7 +42,7 @@ impl Invitations for Service {
         }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
-        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
+        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids, &[]).await?;
         if !rows::with_emails(tx.conn(), std::slice::from_ref(&email)).await.map_err(Error::from)?.is_empty()
         {
             return Err(inviting::is_member().into());
@@ -129,15 +132,17 @@ impl Invitations for Service {
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let row =
             invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
-        // Who holds the token but not the address learns no more than that it is not theirs.
-        if row.email != user.email {
+        // Who holds the token but not the address learns no more than that it is not theirs. Who accepted it is known also after
+        // they have left, when their address is forgotten.
+        let accepted = row.accepted_by.as_deref() == Some(&user.id);
+        if row.email != user.email && !accepted {
             return Err(unknown().into());
         }
         life.require_active()?;
         let allowed = allowed?;
         let limit = allowed.seats_limit;
         let now = self.clock.now();
-        let again = row.state == "accepted" && row.accepted_by.as_deref() == Some(&user.id);
+        let again = row.state == "accepted" && accepted;
         if !again && row.state_at(now) != "pending" {
             return Err(unusable(row.state_at(now)).into());
         }
@@ -149,9 +154,18 @@ impl Invitations for Service {
             joined_at: now,
         };
         let member = if again {
-            rows::lock(tx.conn(), &member.user_id).await.map_err(Error::from)?.ok_or_else(unknown)?
+            // It is good for joining once, not for coming back.
+            let member = rows::lock(tx.conn(), &member.user_id).await.map_err(Error::from)?;
+            member.ok_or_else(|| unusable("accepted"))?
         } else {
-            Seats::lock(&mut tx, limit, now, false).await?.take()?;
+            let mut seats = Seats::lock(&mut tx, limit, now, false).await?;
+            // As far as they still exist, and the plan still has any.
+            let promised = match has_feature(&allowed, CUSTOM_ROLES) {
+                Ok(()) => roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)?,
+                Err(_) => Vec::new(),
+            };
+            giver_still_may(&mut tx, &ctx, &row, &promised, now).await?;
+            seats.take()?;
             if !rows::insert(tx.conn(), &member).await.map_err(Error::from)? {
                 return Err(
                     Error::new(Code::Conflict, "You are a member of this organization already.").into()
@@ -160,11 +174,7 @@ impl Invitations for Service {
             invitations::end(tx.conn(), &row.id, "accepted", Some(&member.user_id))
                 .await
                 .map_err(Error::from)?;
-            // As far as they still exist, and the plan still has any.
-            let promised =
-                if has_feature(&allowed, CUSTOM_ROLES).is_ok() { row.role_ids } else { Vec::new() };
-            let custom = roles::lock(tx.conn(), &promised).await.map_err(Error::from)?;
-            let ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
+            let ids: Vec<String> = promised.into_iter().map(|c| c.id).collect();
             roles::set_of_member(tx.conn(), &member.user_id, &ids).await.map_err(Error::from)?;
             let details = [("role", row.role)];
             let target = ("invitation", row.id.as_str());
@@ -200,6 +210,7 @@ impl Invitations for Service {
         grants::may_give_now(&ctx, members::parse_role(&row.role)?)?;
         for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
             grants::hold_all(&ctx, &custom.permissions)?;
+            grants::fresh_for(&ctx, &custom.permissions)?;
         }
         if row.state_at(now) == "expired" {
             // Somebody who joined by another way since is not asked once more; and its own seat was free again.
@@ -211,7 +222,7 @@ impl Invitations for Service {
         }
         let token = key::generate(KeyKind::Invitation);
         row.expires_at = now + LIFETIME;
-        invitations::renew(tx.conn(), id, &key::sha256(token.expose()), row.expires_at)
+        invitations::renew(tx.conn(), id, &key::sha256(token.expose()), row.expires_at, &ctx.actor.id)
             .await
             .map_err(Error::from)?;
         self.mail_invitation(&mut tx, &ctx, &row, &token).await?;
@@ -301,7 +312,9 @@ impl Invitations for Service {
         let ctx = ctx.for_tenant(org.ok_or_else(unknown)?.parse().map_err(Error::from)?);
         let mut tx = self.db.tenant(&ctx).await?;
         let row = invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?;
-        let row = row.filter(|row| row.email == user.email).ok_or_else(unknown)?;
+        let theirs =
+            |row: &InvitationRow| row.email == user.email || row.accepted_by.as_deref() == Some(&user.id);
+        let row = row.filter(theirs).ok_or_else(unknown)?;
         let state = row.state_at(self.clock.now());
         if state == "pending" {
             invitations::end(tx.conn(), &row.id, "declined", None).await.map_err(Error::from)?;
@@ -314,6 +327,33 @@ impl Invitations for Service {
         }
         tx.answer(pb::DeclineInvitationResponse {}).await
     }
+}
+
+/// An invitation hands on what its giver may give, not what they might once: refused when they are gone, or hold less by now.
+/// They keep what they hold until the transaction ends.
+async fn giver_still_may(
+    tx: &mut TenantTx,
+    ctx: &RequestCtx,
+    row: &InvitationRow,
+    promised: &[RoleRow],
+    now: DateTime<Utc>,
+) -> Result<()> {
+    let giver = invitations::giver(tx.conn(), &row.id).await?;
+    if giver.starts_with("user_") {
+        rows::hold(tx.conn(), &giver).await?;
+    } else if giver.starts_with("key_") {
+        keys::lock(tx.conn(), &giver).await?;
+    } else {
+        return Ok(()); // An operator or a service; or it is older than such notes.
+    }
+    let permissions: Vec<String> = promised.iter().flat_map(|role| role.permissions.clone()).collect();
+    let role = members::parse_role(&row.role)?;
+    let may = |held: Held| grants::may_invite(&held.as_caller(ctx), role, &permissions).is_ok();
+    if held(tx, &giver, now).await?.is_some_and(may) {
+        return Ok(());
+    }
+    let detail = "Who invited you can't give you this any more. Ask to be invited again.";
+    Err(Error::new(Code::InvitationUnusable, detail))
 }
 
 /// It can't be answered any more.

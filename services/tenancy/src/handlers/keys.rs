@@ -1,7 +1,6 @@
 //! An organization's API keys.
 
 use chrono::{DateTime, Duration, Utc};
-use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
 use nitejar_common::id::KeyId;
@@ -10,6 +9,7 @@ use nitejar_common::page;
 use nitejar_common::permission::Role;
 use nitejar_common::secret::Secret;
 use nitejar_common::time::to_proto;
+use nitejar_common::{ActorKind, RequestCtx};
 use nitejar_db::TenantTx;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::keys_server::Keys;
@@ -18,8 +18,9 @@ use tonic::{Request, Response, Status};
 use super::members::by_actor;
 use super::users::expiry;
 use crate::Service;
+use crate::domain::grants::{self, Bounds};
+use crate::domain::networks;
 use crate::domain::settings::check_name;
-use crate::domain::{grants, networks};
 use crate::store::keys::{self, KeyRow};
 use crate::store::org;
 use crate::store::roles::{self, RoleRow};
@@ -45,8 +46,8 @@ impl Keys for Service {
         self.may_have_roles(&ctx, &r.role_ids).await?;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
-        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
-        let added: Vec<String> = custom.iter().flat_map(|c| c.permissions.clone()).collect();
+        let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids, &[]).await?;
+        let added = added(&custom);
         grants::key_scopes(&ctx, role, &added, &r.scopes)?;
         let role_ids: Vec<String> = custom.into_iter().map(|c| c.id).collect();
         let (row, secret) = self.new_key(KeyRow {
@@ -63,6 +64,9 @@ impl Keys for Service {
             requests_per_minute: r.requests_per_minute.and_then(|n| i32::try_from(n).ok()),
             replaces: String::new(),
         });
+        if let Some(own) = bounds_of_caller(&mut tx, &ctx).await? {
+            grants::keep_within(&own, None, &bounds(&row))?;
+        }
         self.add_key(&mut tx, &ctx, &row, &secret, &role_ids, "key.created").await?;
         let secret = secret.expose().to_owned();
         tx.answer(pb::CreateKeyResponse { key: Some(to_pb(row, None, role_ids)), secret }).await
@@ -115,8 +119,16 @@ impl Keys for Service {
             == (&before.name, &before.networks, before.requests_per_minute);
         if !same {
             // Whoever opens it to other networks, or lets it do more, holds all that it opens.
-            if (&row.networks, row.requests_per_minute) != (&before.networks, before.requests_per_minute) {
+            let bound = (&row.networks, row.requests_per_minute);
+            if bound != (&before.networks, before.requests_per_minute) && ctx.actor.id != row.id {
                 held_all(&ctx, &row, &custom)?;
+            }
+            if let Some(own) = bounds_of_caller(&mut tx, &ctx).await? {
+                grants::keep_within(&own, Some(&bounds(&before)), &bounds(&row))?;
+            }
+            // It is as if a key were made that reaches so far.
+            if !bounds(&row).beyond(&bounds(&before)).is_empty() {
+                ctx.require_fresh_browser()?;
             }
             keys::save(tx.conn(), &row).await.map_err(Error::from)?;
             let details = [
@@ -142,8 +154,17 @@ impl Keys for Service {
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let mut old = self.living(&mut tx, &r.key_id).await?;
         let custom = roles::of_actor(tx.conn(), &old.id).await.map_err(Error::from)?;
-        // Whoever gets the new secret holds all that it opens.
-        held_all(&ctx, &old, &custom)?;
+        // A key that rotates itself gives nobody anything. Whoever else gets the new secret holds all that it opens.
+        if ctx.actor.id != old.id {
+            held_all(&ctx, &old, &custom)?;
+            let opens = if old.scopes.is_empty() { added(&custom) } else { old.scopes.clone() };
+            grants::fresh_for(&ctx, &opens)?;
+        }
+        // It ends soon; what was made like it now would end with it.
+        if let Some(newer) = keys::replacement(tx.conn(), &old.id).await.map_err(Error::from)? {
+            let detail = format!("It was replaced by {newer} already: rotate that one.");
+            return Err(Error::new(Code::Conflict, detail).into());
+        }
         let expires_at = match r.expires_at {
             Some(at) => expiry(Some(at), now)?,
             None => old.expires_at,
@@ -155,6 +176,9 @@ impl Keys for Service {
             replaces: old.id.clone(),
             ..old.clone()
         });
+        if let Some(own) = bounds_of_caller(&mut tx, &ctx).await? {
+            grants::keep_within(&own, None, &bounds(&row))?;
+        }
         let overlap = Duration::seconds(r.overlap_seconds.unwrap_or(OVERLAP).into());
         if overlap.is_zero() {
             keys::revoke(tx.conn(), &old.id, now).await.map_err(Error::from)?;
@@ -230,17 +254,41 @@ impl Service {
     /// A key that still works, locked.
     async fn living(&self, tx: &mut TenantTx, id: &str) -> Result<KeyRow> {
         let row = keys::lock(tx.conn(), id).await?.ok_or_else(|| Error::not_found(format!("key {id}")))?;
-        let now = self.clock.now();
-        if row.revoked_at.is_some() || row.expires_at.is_some_and(|at| at <= now) {
+        if !row.lives_at(self.clock.now()) {
             return Err(Error::new(Code::Conflict, "It was revoked or has expired. Make a new one."));
         }
         Ok(row)
     }
 }
 
-/// Refused unless the caller holds all that a key opens. A scope that its roles no longer permit opens nothing.
+/// What binds the caller, when it is an organization's key. Nothing else is bound.
+async fn bounds_of_caller(tx: &mut TenantTx, ctx: &RequestCtx) -> Result<Option<Bounds>> {
+    if ctx.actor.kind != ActorKind::ApiKey {
+        return Ok(None);
+    }
+    let own = keys::get(tx.conn(), &ctx.actor.id).await?;
+    let own = own.ok_or_else(|| Error::internal("a key of this organization that it does not have"))?;
+    Ok(Some(bounds(&own)))
+}
+
+fn bounds(key: &KeyRow) -> Bounds {
+    Bounds {
+        networks: key.networks.clone(),
+        requests_per_minute: key.requests_per_minute,
+        expires_at: key.expires_at,
+    }
+}
+
+/// What custom roles add.
+fn added(custom: &[RoleRow]) -> Vec<String> {
+    custom.iter().flat_map(|c| c.permissions.clone()).collect()
+}
+
+/// Refused unless the caller holds all that a key opens, and all that its scopes name: one that its roles no longer permit opens
+/// nothing now, but may again, when a role is changed back.
 fn held_all(ctx: &RequestCtx, key: &KeyRow, custom: &[RoleRow]) -> Result<()> {
-    let added: Vec<String> = custom.iter().flat_map(|c| c.permissions.clone()).collect();
+    grants::hold_all(ctx, &key.scopes)?;
+    let added = added(custom);
     let role = Role::parse(&key.role).ok_or_else(|| Error::internal("a key without a role"))?;
     let opens = |scope: &&String| role.allows(scope) || added.contains(scope);
     let scopes: Vec<String> = key.scopes.iter().filter(opens).cloned().collect();

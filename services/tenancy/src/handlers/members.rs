@@ -106,7 +106,8 @@ impl Service {
 }
 
 /// The member, locked, after the two rules that every end of a role must keep: only an owner takes ownership away (from
-/// others), and the last owner stays one. The owners are locked first, so that two can't leave at the same time.
+/// others, with the proof that giving it needs), and the last owner stays one. The owners are locked first, so that two can't
+/// leave at the same time.
 async fn ending_membership(
     tx: &mut TenantTx,
     ctx: &RequestCtx,
@@ -121,6 +122,9 @@ async fn ending_membership(
         grants::may_take(ctx, role)?;
         for custom in roles::of_actor(tx.conn(), user).await? {
             grants::hold_all(ctx, &custom.permissions)?;
+        }
+        if role == Role::Owner && !stays_owner {
+            ctx.require_fresh()?;
         }
     }
     if role == Role::Owner && !stays_owner && owners.len() < 2 {

@@ -14,7 +14,9 @@ use crate::Service;
 use crate::creation::NewOrg;
 use crate::domain::life::State;
 use crate::domain::settings::check_text;
+use crate::handlers::orgs::receipt_to_pb;
 use crate::store::orgs::{self, OrgsRow};
+use crate::store::receipts;
 
 #[tonic::async_trait]
 impl OrgLives for Service {
@@ -23,9 +25,11 @@ impl OrgLives for Service {
         request: Request<pb::GetOrgLifeRequest>,
     ) -> Result<Response<pb::OrgLife>, Status> {
         let id = &request.get_ref().org_id;
-        let row = orgs::get(&mut *self.db.control_once().await?, id).await.map_err(Error::from)?;
+        let mut conn = self.db.control_once().await?;
+        let row = orgs::get(&mut conn, id).await.map_err(Error::from)?;
         let row = row.ok_or_else(|| Error::not_found(format!("organization {id}")))?;
-        Ok(Response::new(to_pb(row)?))
+        let receipt = receipts::of_org(&mut conn, id).await.map_err(Error::from)?;
+        Ok(Response::new(pb::OrgLife { purge_receipt: receipt.map(receipt_to_pb), ..to_pb(row)? }))
     }
 
     async fn create_org_for_user(
@@ -48,6 +52,10 @@ impl OrgLives for Service {
     ) -> Result<Response<pb::OrgLife>, Status> {
         let ctx = ctx(&request)?;
         let reason = check_text(request.into_inner().reason, "/reason")?;
+        if reason == orgs::RESTORING {
+            // It would end with the next restore.
+            return Err(Error::invalid("/reason", "must be your own: restores use this one").into());
+        }
         let details = [("reason", reason.clone())];
         let now = self.clock.now();
         let change = self.change_life(&ctx, "org.suspended", &details, |org| org.suspend(&reason, now));
@@ -151,5 +159,6 @@ fn to_pb(row: OrgsRow) -> Result<pb::OrgLife> {
         state: row.state,
         created_at: Some(to_proto(row.created_at)),
         purge_waits: purge_waits.into(),
+        purge_receipt: None,
     })
 }

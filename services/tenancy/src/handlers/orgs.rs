@@ -23,6 +23,7 @@ use crate::domain::slug;
 use crate::mail::{self, Mail};
 use crate::store::org::OrgRow;
 use crate::store::orgs::{OrgsRow, Owner};
+use crate::store::receipts::ReceiptRow;
 use crate::store::{members, org, orgs, receipts};
 
 #[tonic::async_trait]
@@ -231,11 +232,7 @@ impl Orgs for Service {
             .await
             .map_err(Error::from)?;
         let found = found.ok_or_else(|| Error::not_found(format!("receipt of {org} for you")))?;
-        Ok(Response::new(pb::PurgeReceipt {
-            payload: found.payload,
-            signature: STANDARD.encode(found.signature),
-            key_id: found.key_id,
-        }))
+        Ok(Response::new(receipt_to_pb(found)))
     }
 
     async fn list_receipt_keys(
@@ -250,6 +247,11 @@ impl Orgs for Service {
 
 fn etag(version: i64) -> String {
     format!("v{version}")
+}
+
+pub(crate) fn receipt_to_pb(row: ReceiptRow) -> pb::PurgeReceipt {
+    let signature = STANDARD.encode(row.signature);
+    pb::PurgeReceipt { payload: row.payload, signature, key_id: row.key_id }
 }
 
 impl Service {

@@ -10,6 +10,7 @@ use nitejar_proto::tenancy::v1::ownership_server::Ownership;
 use tonic::{Request, Response, Status};
 
 use crate::Service;
+use crate::domain::access::Besides;
 use crate::mail::{self, Mail};
 use crate::store::ownership::{self, OfferRow};
 use crate::store::{members, org};
@@ -24,13 +25,17 @@ impl Ownership for Service {
     ) -> Result<Response<pb::OwnershipOffer>, Status> {
         let ctx = ctx(&request)?;
         let from = ctx.require_user()?.to_owned();
-        // Also who may everything by a custom role has no ownership to hand over.
-        if ctx.role != Some(Role::Owner) {
-            return Err(Error::lacks("org.transfer").into());
+        if !Besides::Owner.holds(ctx.role, false) {
+            return Err(not_an_owner().into());
         }
         let to = request.into_inner().user_id;
         let now = self.clock.now();
         let mut tx = self.db.tenant(&ctx).await?;
+        // In the order in which everybody locks: the owners first. Who was one a moment ago offers nothing any more, for that
+        // would be good once they are made one again.
+        if !members::lock_owners(tx.conn()).await.map_err(Error::from)?.contains(&from) {
+            return Err(not_an_owner().into());
+        }
         let member = members::hold(tx.conn(), &to).await.map_err(Error::from)?;
         let member = member.ok_or_else(|| Error::not_found(format!("member {to}")))?;
         if member.role == Role::Owner.as_str() {
@@ -67,7 +72,8 @@ impl Ownership for Service {
         // In the order in which everybody locks: the owners first.
         let owners = members::lock_owners(tx.conn()).await.map_err(Error::from)?;
         let offer = ownership::lock(tx.conn(), self.clock.now()).await.map_err(Error::from)?;
-        let offer = offer.filter(|offer| offer.to_user == user).ok_or_else(no_offer)?;
+        let theirs = |offer: &OfferRow| Besides::Offered.holds(ctx.role, offer.to_user == user);
+        let offer = offer.filter(theirs).ok_or_else(no_offer)?;
         // Who is no owner any more has nothing to hand over.
         if !owners.contains(&offer.from_user) {
             return Err(Error::new(Code::Conflict, "Who offered it is no owner any more.").into());
@@ -95,8 +101,8 @@ impl Ownership for Service {
         let mut tx = self.db.tenant(&ctx).await?;
         let offer = ownership::lock(tx.conn(), self.clock.now()).await.map_err(Error::from)?;
         let offer = offer.ok_or_else(no_offer)?;
-        if offer.to_user != user && ctx.role != Some(Role::Owner) {
-            return Err(Error::lacks("org.transfer").into());
+        if !Besides::OwnerOrOffered.holds(ctx.role, offer.to_user == user) {
+            return Err(not_an_owner().into());
         }
         ownership::delete(tx.conn()).await.map_err(Error::from)?;
         let details = [("from", offer.from_user), ("to", offer.to_user.clone())];
@@ -106,6 +112,10 @@ impl Ownership for Service {
         tx.commit().await?;
         Ok(Response::new(pb::EndOwnershipOfferResponse {}))
     }
+}
+
+fn not_an_owner() -> Error {
+    Error::lacks("org.transfer")
 }
 
 fn no_offer() -> Error {

@@ -1,5 +1,6 @@
 //! Custom roles, and why somebody may do something.
 
+use chrono::{DateTime, Utc};
 use nitejar_common::RequestCtx;
 use nitejar_common::error::{Code, Error, Result};
 use nitejar_common::grpc::server::ctx;
@@ -12,6 +13,7 @@ use nitejar_db::errors::is_unique_violation;
 use nitejar_proto::tenancy::v1 as pb;
 use nitejar_proto::tenancy::v1::roles_server::Roles;
 use tonic::{Request, Response, Status};
+use unicode_security::confusable_detection::skeleton;
 
 use super::members;
 use crate::Service;
@@ -20,7 +22,7 @@ use crate::domain::grants;
 use crate::domain::settings::{check_name, check_optional_text};
 use crate::entitlements::CUSTOM_ROLES;
 use crate::store::roles::{self, RoleRow};
-use crate::store::{keys, members as member_rows, orgs};
+use crate::store::{keys, members as member_rows, orgs, ownership};
 
 /// Custom roles of one organization.
 const MOST: i64 = 50;
@@ -35,15 +37,17 @@ impl Roles for Service {
         let r = request.into_inner();
         let row = RoleRow {
             id: RoleId::new(&*self.clock).to_string(),
-            name: r.name,
+            name: r.name.trim().to_owned(),
             description: r.description,
             permissions: sorted(r.permissions),
             version: 1,
             created_at: self.clock.now(),
         };
-        check(&ctx, &row)?;
+        check(&ctx, &row, &[])?;
         self.require_feature(&ctx, CUSTOM_ROLES).await?;
         let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
+        check_new_name(&mut tx, &row).await?;
         if roles::count(tx.conn()).await.map_err(Error::from)? >= MOST {
             let detail =
                 format!("An organization has at most {MOST} custom roles. Delete one that is not used.");
@@ -106,7 +110,7 @@ impl Roles for Service {
         let mut row = before.clone();
         for path in mask {
             match path.as_str() {
-                "name" => row.name.clone_from(&r.name),
+                "name" => r.name.trim().clone_into(&mut row.name),
                 "description" => row.description.clone_from(&r.description),
                 "permissions" => row.permissions = sorted(r.permissions.clone()),
                 other => {
@@ -115,7 +119,10 @@ impl Roles for Service {
                 }
             }
         }
-        check(&ctx, &row)?;
+        check(&ctx, &row, &before.permissions)?;
+        if row.name != before.name {
+            check_new_name(&mut tx, &row).await?;
+        }
         let same = (&row.name, &row.description, &row.permissions)
             == (&before.name, &before.description, &before.permissions);
         if !same {
@@ -167,8 +174,8 @@ impl Roles for Service {
         let member = member_rows::lock(tx.conn(), &r.user_id).await.map_err(Error::from)?;
         let member = member.ok_or_else(|| Error::not_found(format!("member {}", r.user_id)))?;
         grants::may_take(&ctx, members::parse_role(&member.role)?)?;
-        let wished = self.roles_to_give(&mut tx, &ctx, r.role_ids).await?;
         let had = roles::of_actor(tx.conn(), &r.user_id).await.map_err(Error::from)?;
+        let wished = self.roles_to_give(&mut tx, &ctx, r.role_ids, &had).await?;
         let taken = had.iter().filter(|had| !wished.iter().any(|w| w.id == had.id));
         for role in taken {
             grants::hold_all(&ctx, &role.permissions)?;
@@ -204,22 +211,11 @@ impl Roles for Service {
         let life = orgs::get(&mut *self.db.control_once().await?, org).await.map_err(Error::from)?;
         let org_state = life.map(|l| l.state).unwrap_or_default();
         let mut tx = self.db.tenant_read(&ctx).await?;
-        let held = if r.actor_id.starts_with("user_") {
-            let member = member_rows::get(tx.conn(), &r.actor_id).await.map_err(Error::from)?;
-            member.map(|m| (m.role, Vec::new()))
-        } else {
-            let key = keys::get(tx.conn(), &r.actor_id).await.map_err(Error::from)?;
-            let now = self.clock.now();
-            let lives = |k: &keys::KeyRow| k.revoked_at.is_none() && k.expires_at.is_none_or(|at| at > now);
-            key.filter(lives).map(|k| (k.role, k.scopes))
-        };
-        let custom = roles::of_actor(tx.conn(), &r.actor_id).await.map_err(Error::from)?;
+        let now = self.clock.now();
+        let offer = ownership::get(tx.conn(), now).await.map_err(Error::from)?;
+        let offered = offer.is_some_and(|offer| offer.to_user == r.actor_id);
+        let held = held(&mut tx, &r.actor_id, now).await?.map(|held| Held { offered, ..held });
         tx.commit().await?;
-        let held = held.map(|(role, scopes)| Held {
-            role: Role::parse(&role),
-            custom: custom.into_iter().map(|c| (c.id, c.name, c.permissions)).collect(),
-            scopes,
-        });
         let is_key = r.actor_id.starts_with("key_");
         let verdict = access::explain(&question, held.as_ref(), is_key, &org_state);
         Ok(Response::new(pb::ExplainAccessResponse {
@@ -235,12 +231,13 @@ impl Roles for Service {
 }
 
 impl Service {
-    /// The custom roles of these ids, all of which there are, and which the caller may give.
+    /// The custom roles of these ids, all of which there are, and which the caller may give to who `had` those.
     pub(crate) async fn roles_to_give(
         &self,
         tx: &mut TenantTx,
         ctx: &RequestCtx,
         mut ids: Vec<String>,
+        had: &[RoleRow],
     ) -> Result<Vec<RoleRow>> {
         ids.sort();
         ids.dedup();
@@ -257,8 +254,26 @@ impl Service {
         for role in &found {
             grants::hold_all(ctx, &role.permissions)?;
         }
+        for role in found.iter().filter(|role| !had.iter().any(|had| had.id == role.id)) {
+            grants::fresh_for(ctx, &role.permissions)?;
+        }
         Ok(found)
     }
+}
+
+/// What a member or a living key holds at this moment.
+pub(crate) async fn held(tx: &mut TenantTx, actor: &str, now: DateTime<Utc>) -> Result<Option<Held>> {
+    let found = if actor.starts_with("user_") {
+        let member = member_rows::get(tx.conn(), actor).await?;
+        member.map(|m| (m.role, Vec::new(), Vec::new()))
+    } else {
+        let key = keys::get(tx.conn(), actor).await?;
+        key.filter(|k| k.lives_at(now)).map(|k| (k.role, k.scopes, k.networks))
+    };
+    let Some((role, scopes, networks)) = found else { return Ok(None) };
+    let custom = roles::of_actor(tx.conn(), actor).await?;
+    let custom = custom.into_iter().map(|c| (c.id, c.name, c.permissions)).collect();
+    Ok(Some(Held { role: Role::parse(&role), custom, scopes, networks, offered: false }))
 }
 
 async fn lock(tx: &mut TenantTx, id: &str) -> Result<RoleRow> {
@@ -270,12 +285,10 @@ fn no_role(id: &str) -> Error {
     Error::not_found(format!("role {id}"))
 }
 
-fn check(ctx: &RequestCtx, role: &RoleRow) -> Result<()> {
+/// `had`: the permissions that it gives already.
+fn check(ctx: &RequestCtx, role: &RoleRow, had: &[String]) -> Result<()> {
     check_name(&role.name)?;
     check_optional_text(&role.description, "/description")?;
-    if Role::parse(&role.name.to_lowercase()).is_some() {
-        return Err(Error::invalid("/name", "must not be that of a fixed role"));
-    }
     if role.permissions.is_empty() {
         return Err(Error::invalid("/permissions", "must name at least one"));
     }
@@ -287,7 +300,21 @@ fn check(ctx: &RequestCtx, role: &RoleRow) -> Result<()> {
             ));
         }
     }
-    grants::hold_all(ctx, &role.permissions)
+    grants::hold_all(ctx, &role.permissions)?;
+    let new: Vec<String> = role.permissions.iter().filter(|p| !had.contains(p)).cloned().collect();
+    grants::fresh_for(ctx, &new)
+}
+
+/// No other role has the name, and none of the fixed roles, nor does it look like theirs. Nobody else gives one meanwhile: see
+/// [`roles::one_at_a_time`].
+async fn check_new_name(tx: &mut TenantTx, role: &RoleRow) -> Result<()> {
+    let (name, others) = roles::compared_names(tx.conn(), &role.id, &role.name).await?;
+    let folded = |name: &str| name.trim().to_lowercase();
+    let looks = |name: &str| skeleton(&folded(name)).collect::<String>().to_lowercase();
+    if Role::ALL.into_iter().any(|fixed| looks(fixed.as_str()) == looks(&name)) {
+        return Err(Error::invalid("/name", "must not be that of a fixed role, nor look like it"));
+    }
+    if others.iter().any(|other| folded(other) == folded(&name)) { Err(is_taken()) } else { Ok(()) }
 }
 
 fn sorted(mut list: Vec<String>) -> Vec<String> {
@@ -297,11 +324,11 @@ fn sorted(mut list: Vec<String>) -> Vec<String> {
 }
 
 fn name_taken(error: sqlx::Error) -> Error {
-    if is_unique_violation(&error, "roles_name") {
-        Error::new(Code::AlreadyExists, "There is a role with this name.").violation("/name", "must be new")
-    } else {
-        error.into()
-    }
+    if is_unique_violation(&error, "roles_name") { is_taken() } else { error.into() }
+}
+
+fn is_taken() -> Error {
+    Error::new(Code::AlreadyExists, "There is a role with this name.").violation("/name", "must be new")
 }
 
 fn etag(version: i64) -> String {

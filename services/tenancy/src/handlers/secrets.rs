@@ -198,12 +198,18 @@ impl Service {
 fn check_name(name: &str) -> Result<()> {
     let first = name.bytes().next().is_some_and(|b| b.is_ascii_uppercase());
     let rest = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit() || b == b'_');
-    if first && rest && name.len() <= 64 {
-        Ok(())
-    } else {
-        Err(Error::invalid("/name", "must be A-Z, 0-9 and underscores, beginning with a letter"))
+    if !first || !rest || name.len() > 64 {
+        return Err(Error::invalid("/name", "must be A-Z, 0-9 and underscores, beginning with a letter"));
     }
+    if OF_JOBS.contains(&name) || name.starts_with("NITEJAR_") || name.starts_with("LD_") {
+        let must = "must not be a name that jobs have a value of: PATH, HOME, LANG, TRACEPARENT, or one that begins with NITEJAR_ or LD_";
+        return Err(Error::invalid("/name", must));
+    }
+    Ok(())
 }
+
+/// A secret is a variable of a job's environment: with one of these the job would not start, or not be found again.
+const OF_JOBS: [&str; 4] = ["PATH", "HOME", "LANG", "TRACEPARENT"];
 
 fn to_pb(row: SecretRow) -> pb::Secret {
     pb::Secret {

@@ -36,15 +36,16 @@ impl InvitationRow {
     }
 }
 
-/// Adds one.
+/// Adds one. `giver`: whose right it hands on.
 pub async fn insert(
     conn: &mut PgConnection,
     row: &InvitationRow,
     token_sha256: &[u8; 32],
+    giver: &str,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at, role_ids) \
-         VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7)",
+        "INSERT INTO invitations (id, email, role, token_sha256, state, expires_at, created_at, role_ids, invited_by) \
+         VALUES ($1, $2, $3, $4, 'pending', $5, $6, $7, $8)",
     )
     .bind(&row.id)
     .bind(&row.email)
@@ -53,6 +54,7 @@ pub async fn insert(
     .bind(row.expires_at)
     .bind(row.created_at)
     .bind(&row.role_ids)
+    .bind(giver)
     .execute(&mut *conn)
     .await?;
     sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;
@@ -154,19 +156,28 @@ pub async fn mailed_often(
     .await
 }
 
-/// Gives a locked one a new token and time. The token before leads nowhere from then on.
+/// Whose right a locked one hands on; empty when it is older than such notes.
+pub async fn giver(conn: &mut PgConnection, id: &str) -> sqlx::Result<String> {
+    sqlx::query_scalar("SELECT invited_by FROM invitations WHERE id = $1").bind(id).fetch_one(conn).await
+}
+
+/// Gives a locked one a new token, time and giver. The token before leads nowhere from then on.
 pub async fn renew(
     conn: &mut PgConnection,
     id: &str,
     token_sha256: &[u8; 32],
     expires_at: DateTime<Utc>,
+    giver: &str,
 ) -> sqlx::Result<()> {
-    sqlx::query("UPDATE invitations SET token_sha256 = $2, expires_at = $3, sent = sent + 1 WHERE id = $1")
-        .bind(id)
-        .bind(token_sha256.as_slice())
-        .bind(expires_at)
-        .execute(&mut *conn)
-        .await?;
+    sqlx::query(
+        "UPDATE invitations SET token_sha256 = $2, expires_at = $3, invited_by = $4, sent = sent + 1 WHERE id = $1",
+    )
+    .bind(id)
+    .bind(token_sha256.as_slice())
+    .bind(expires_at)
+    .bind(giver)
+    .execute(&mut *conn)
+    .await?;
     sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;
     Ok(())
 }

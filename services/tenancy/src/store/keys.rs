@@ -32,6 +32,13 @@ pub struct KeyRow {
     pub replaces: String,
 }
 
+impl KeyRow {
+    /// Whether it opens anything by now.
+    pub fn lives_at(&self, now: DateTime<Utc>) -> bool {
+        self.revoked_at.is_none() && self.expires_at.is_none_or(|at| at > now)
+    }
+}
+
 const COLUMNS: &str = "id, name, prefix, role, scopes, expires_at, revoked_at, created_at, created_by, networks, \
      requests_per_minute, replaces";
 
@@ -98,7 +105,15 @@ pub async fn count(conn: &mut PgConnection, now: DateTime<Utc>, replacing: &str)
 
 /// Whether another key was made instead of it.
 pub async fn is_replaced(conn: &mut PgConnection, id: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar("SELECT EXISTS (SELECT FROM keys WHERE replaces = $1)").bind(id).fetch_one(conn).await
+    Ok(replacement(conn, id).await?.is_some())
+}
+
+/// The key that was made instead of it, the newest if there are several.
+pub async fn replacement(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT id FROM keys WHERE replaces = $1 ORDER BY created_at DESC LIMIT 1")
+        .bind(id)
+        .fetch_optional(conn)
+        .await
 }
 
 /// Writes a locked key's name, end and limits back.

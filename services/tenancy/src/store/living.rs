@@ -61,6 +61,58 @@ pub async fn keep(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
     Ok(())
 }
 
+/// Who has deleted their account since is not put back, and who left the original is not in its copy while that lives. Keys and
+/// invitations of a copy end that are the original's still: they would open nothing. `from` and `to` are the same where an
+/// organization gets its own rows back.
+pub async fn leave_behind(conn: &mut PgConnection, from: &str, to: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "CREATE TEMPORARY TABLE gone ON COMMIT DROP AS SELECT user_id FROM members m \
+         WHERE EXISTS (SELECT FROM control.users u WHERE u.id = m.user_id AND u.deleted_at IS NOT NULL) \
+            OR (EXISTS (SELECT FROM control.memberships WHERE org_id = $1) \
+                AND NOT EXISTS (SELECT FROM control.memberships o WHERE o.org_id = $1 AND o.user_id = m.user_id))",
+    )
+    .bind(from)
+    .execute(&mut *conn)
+    .await?;
+    for sql in [
+        "DELETE FROM ownership_offer WHERE from_user IN (SELECT user_id FROM pg_temp.gone)",
+        "DELETE FROM members WHERE user_id IN (SELECT user_id FROM pg_temp.gone)",
+        "UPDATE invitations SET email = accepted_by || '@left.invalid' \
+         WHERE accepted_by IN (SELECT user_id FROM pg_temp.gone) \
+            OR accepted_by IN (SELECT id FROM control.users WHERE deleted_at IS NOT NULL)",
+    ] {
+        sqlx::raw_sql(sql).execute(&mut *conn).await?;
+    }
+    for sql in [
+        "DELETE FROM control.memberships WHERE org_id = $1 AND user_id IN (SELECT user_id FROM pg_temp.gone)",
+        "UPDATE keys SET revoked_at = now() WHERE revoked_at IS NULL \
+            AND id NOT IN (SELECT key_id FROM control.credentials WHERE org_id = $1)",
+        "UPDATE invitations SET state = 'revoked' WHERE state = 'pending' \
+            AND token_sha256 NOT IN (SELECT sha256 FROM control.invitation_tokens WHERE org_id = $1)",
+    ] {
+        sqlx::query(sql).bind(to).execute(&mut *conn).await?;
+    }
+    Ok(())
+}
+
+/// Whether somebody owns it.
+pub async fn is_owned(conn: &mut PgConnection) -> sqlx::Result<bool> {
+    sqlx::query_scalar("SELECT EXISTS (SELECT FROM members WHERE role = 'owner')").fetch_one(conn).await
+}
+
+/// Which master key wraps its data keys.
+pub async fn note_master(conn: &mut PgConnection, org: &str, master: &str) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO control.data_keys (org_id, master) VALUES ($1, $2) \
+         ON CONFLICT (org_id) DO UPDATE SET master = excluded.master",
+    )
+    .bind(org)
+    .bind(master)
+    .execute(conn)
+    .await?;
+    Ok(())
+}
+
 /// A domain that is another organization's now, or nobody's, is to be shown anew.
 pub async fn unverify_lost_domains(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
     sqlx::query(

@@ -128,12 +128,22 @@ pub async fn set_role(conn: &mut PgConnection, user: &str, role: &str) -> sqlx::
         .bind(role)
         .execute(&mut *conn)
         .await?;
+    if role != "owner" {
+        end_offer_of(conn, user).await?;
+    }
     put_copy(conn, user, role).await
+}
+
+/// Who owns nothing offers nothing: without this the offer would be good again once they are made an owner again.
+async fn end_offer_of(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
+    sqlx::query("DELETE FROM ownership_offer WHERE from_user = $1").bind(user).execute(conn).await?;
+    Ok(())
 }
 
 /// Removes a member.
 pub async fn delete(conn: &mut PgConnection, user: &str) -> sqlx::Result<()> {
     sqlx::query("DELETE FROM members WHERE user_id = $1").bind(user).execute(&mut *conn).await?;
+    end_offer_of(conn, user).await?;
     // Nothing of a person who is gone stays but their id.
     sqlx::query("UPDATE invitations SET email = accepted_by || '@left.invalid' WHERE accepted_by = $1")
         .bind(user)

@@ -44,6 +44,8 @@ pub struct OrgsRow {
     pub purge_owners: Json<Vec<Owner>>,
     /// Counts up with each change that the other services must hear of.
     pub state_version: i64,
+    /// The digest of the backup that is being put back.
+    pub restoring: Option<Vec<u8>>,
 }
 
 /// Somebody who owned a purged organization.
@@ -56,7 +58,8 @@ pub struct Owner {
 }
 
 const COLUMNS: &str = "id, slug, name, external_id, created_by, state, created_at, asked_with, suspended_at, suspended_because, \
-     deletion_requested_at, deletion_requested_by, purge_after, held_at, held_by, held_because, purge_owners, state_version";
+     deletion_requested_at, deletion_requested_by, purge_after, held_at, held_by, held_because, purge_owners, state_version, \
+     restoring";
 
 fn select(rest: &str) -> AssertSqlSafe<String> {
     AssertSqlSafe(format!("SELECT {COLUMNS} FROM orgs {rest}"))
@@ -281,15 +284,17 @@ pub async fn to_purge(conn: &mut PgConnection, now: DateTime<Utc>) -> sqlx::Resu
 }
 
 /// An organization is about to be put back from a backup: until then it is suspended. A new one takes its slug. Whether it
-/// may: over itself (`its_own`), or as another one, that there is not yet or that an interrupted restore began.
+/// may: over itself (`its_own`), or as another one, that there is not yet or that an interrupted restore of the same archive
+/// (its digest) began.
 pub async fn begin_restore(
     conn: &mut PgConnection,
     org: &OrgsRow,
+    archive: &[u8],
     its_own: bool,
     now: DateTime<Utc>,
 ) -> sqlx::Result<bool> {
     if let Some(mut there) = lock(conn, &org.id).await? {
-        let begun = there.suspended_because == RESTORING && there.slug == org.slug;
+        let begun = there.restoring.as_deref() == Some(archive) && there.slug == org.slug;
         let living =
             matches!(there.state.as_str(), "active" | "suspended" | "deleting") && (its_own || begun);
         // One that is suspended for another reason stays so afterwards.
@@ -302,13 +307,20 @@ pub async fn begin_restore(
             there.state_version += 1;
             save_life(conn, &there).await?;
         }
+        if living {
+            sqlx::query("UPDATE orgs SET restoring = $2 WHERE id = $1")
+                .bind(&org.id)
+                .bind(archive)
+                .execute(conn)
+                .await?;
+        }
         return Ok(living);
     }
     let made = sqlx::query(
         "WITH took AS (INSERT INTO slugs AS s (slug, org_id) VALUES ($2, $1) ON CONFLICT (slug) \
             DO UPDATE SET org_id = excluded.org_id, held_until = NULL WHERE s.held_until <= $5 RETURNING slug) \
-         INSERT INTO orgs (id, slug, name, created_by, state, created_at, suspended_at, suspended_because, state_version) \
-         SELECT $1, slug, $3, $4, 'suspended', $5, $5, $6, 1 FROM took",
+         INSERT INTO orgs (id, slug, name, created_by, state, created_at, suspended_at, suspended_because, state_version, restoring) \
+         SELECT $1, slug, $3, $4, 'suspended', $5, $5, $6, 1, $7 FROM took",
     )
     .bind(&org.id)
     .bind(&org.slug)
@@ -316,18 +328,19 @@ pub async fn begin_restore(
     .bind(&org.created_by)
     .bind(now)
     .bind(RESTORING)
+    .bind(archive)
     .execute(conn)
     .await?;
     Ok(made.rows_affected() == 1)
 }
 
 /// Why an organization that is being put back is suspended.
-const RESTORING: &str = "It is being restored from a backup.";
+pub const RESTORING: &str = "It is being restored from a backup.";
 
 /// It is back. The services hear of its state in any case: what was put back knows none.
 pub async fn end_restore(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE orgs SET state_version = state_version + 1, \
+        "UPDATE orgs SET state_version = state_version + 1, restoring = NULL, \
             state = CASE WHEN state = 'suspended' AND suspended_because = $2 THEN 'active' ELSE state END, \
             suspended_at = CASE suspended_because WHEN $2 THEN NULL ELSE suspended_at END, \
             suspended_because = CASE suspended_because WHEN $2 THEN '' ELSE suspended_because END WHERE id = $1",

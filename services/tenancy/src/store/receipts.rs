@@ -49,6 +49,14 @@ pub async fn insert(
     Ok(())
 }
 
+/// That of an organization.
+pub async fn of_org(conn: &mut PgConnection, org: &str) -> sqlx::Result<Option<ReceiptRow>> {
+    sqlx::query_as("SELECT payload, signature, key_id FROM purge_receipts WHERE org_id = $1")
+        .bind(org)
+        .fetch_optional(conn)
+        .await
+}
+
 /// That of an organization which this person owned.
 pub async fn get(conn: &mut PgConnection, org: &str, user: &str) -> sqlx::Result<Option<ReceiptRow>> {
     sqlx::query_as(

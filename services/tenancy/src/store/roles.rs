@@ -66,6 +66,22 @@ pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<RoleR
     sqlx::query_as(const_format(SELECT, "WHERE id = $1")).bind(id).fetch_optional(conn).await
 }
 
+/// A name as it is compared, and those of all other roles: written in another width, or with combined marks, it is the same
+/// (NFKC). Case is left to the caller, for the database's own lower() knows ASCII only.
+pub async fn compared_names(
+    conn: &mut PgConnection,
+    id: &str,
+    name: &str,
+) -> sqlx::Result<(String, Vec<String>)> {
+    let this =
+        sqlx::query_scalar("SELECT normalize($1::text, NFKC)").bind(name).fetch_one(&mut *conn).await?;
+    let others = sqlx::query_scalar("SELECT normalize(name, NFKC) FROM roles WHERE id <> $1")
+        .bind(id)
+        .fetch_all(conn)
+        .await?;
+    Ok((this, others))
+}
+
 fn const_format(head: &str, rest: &str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("{head} {rest}"))
 }
