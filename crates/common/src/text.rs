@@ -30,7 +30,9 @@ pub fn hides(c: char) -> bool {
 
 /// Whether something of a text shows, and nothing of it hides.
 pub fn is_visible(text: &str) -> bool {
-    !text.trim().is_empty() && !text.chars().any(hides)
+    // A variation selector says how what stands before it is drawn.
+    let shows = |c: char| !c.is_whitespace() && !('\u{fe00}'..='\u{fe0f}').contains(&c);
+    text.chars().any(shows) && !text.chars().any(hides)
 }
 
 /// The same as a regular expression, for readers of the API's description. They write a character beyond U+FFFF each in its own
@@ -41,7 +43,7 @@ pub fn visible_pattern() -> String {
         .filter(|(_, last)| *last <= '\u{ffff}')
         .map(|(first, last)| format!("\\u{:04x}-\\u{:04x}", u32::from(*first), u32::from(*last)))
         .collect();
-    format!("[^{hidden}]*[^{hidden}\\s][^{hidden}]*")
+    format!("[^{hidden}]*[^{hidden}\\s\\ufe00-\\ufe0f][^{hidden}]*")
 }
 
 /// Whether it is an e-mail address that mail can be sent to: ASCII, words with single dots between them, at a host with a dot in

@@ -256,6 +256,11 @@ impl Db {
             .map_err(errors::from_sqlx)
     }
 
+    /// The number of an organization's schema in its database; none when it has nothing here.
+    pub async fn number_of(&self, org: &OrgId) -> Result<Option<i64>> {
+        self.home_of(org).await?.number_here(org).await
+    }
+
     /// The organization that a number is claimed by in this very database; none for a spare, an unknown number, and one that
     /// is on its way.
     pub async fn org_of(&self, number: i64) -> Result<Option<OrgId>> {

@@ -26,10 +26,9 @@ fn known(error: &sqlx::Error) -> Option<Error> {
         | sqlx::Error::WorkerCrashed => Some(Error::unavailable()),
         sqlx::Error::Database(db) => match db.code().as_deref() {
             // Serialization failure, deadlock, lock timeout.
-            Some("40001" | "40P01" | "55P03") => Some(
-                Error::new(Code::Aborted, "Another request got in between. Try again.")
-                    .retry_after(Duration::from_secs(1)),
-            ),
+            Some("40001" | "40P01" | "55P03") => Some(aborted()),
+            // Roles are the cluster's: another of its databases, such as a clone of this one, granted or dropped the same one.
+            Some("XX000" | "42704") if db.message().contains("concurrently") => Some(aborted()),
             // A tenant's tables were moved, restored or purged between our binding to them and asking them.
             Some("42P01" | "3F000") => Some(Error::unavailable()),
             // Too many connections, shutting down, starting up.
@@ -38,6 +37,11 @@ fn known(error: &sqlx::Error) -> Option<Error> {
         },
         _ => None,
     }
+}
+
+fn aborted() -> Error {
+    Error::new(Code::Aborted, "Another request got in between. Try again.")
+        .retry_after(Duration::from_secs(1))
 }
 
 /// Whether a unique index or constraint of that name refused the row.

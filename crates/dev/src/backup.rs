@@ -9,12 +9,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
-use nitejar_common::error::Code;
 use nitejar_common::id::OrgId;
 use nitejar_common::secret::Secret;
 use nitejar_common::{RequestCtx, clock};
 use nitejar_db::archive::{Adopt, Manifest};
-use nitejar_db::{Db, audit};
+use nitejar_db::{Db, LeaderGuard, audit};
 use nitejar_tenancy::domain::envelope::{MasterKey, MasterKeys};
 use nitejar_tenancy::domain::slug;
 use nitejar_tenancy::store::orgs;
@@ -72,7 +71,10 @@ pub(crate) async fn backup(
         let _ = std::fs::remove_dir_all(&part);
     }
     taken?;
-    std::fs::rename(&part, to)?;
+    if let Err(error) = std::fs::rename(&part, to) {
+        let _ = std::fs::remove_dir_all(&part);
+        return Err(error).with_context(|| to.display().to_string());
+    }
     tell(&format!("{org} is in {}", to.display()));
     Ok(())
 }
@@ -92,6 +94,54 @@ async fn take(databases: &[(&str, Db)], keys: &MasterKeys, org: &OrgId, part: &P
     let file = OrgFile { id: org.clone(), slug: row.slug, name: row.name, created_by: row.created_by };
     std::fs::write(part.join("org.json"), serde_json::to_string_pretty(&file)?)?;
     std::fs::write(part.join(SEAL), said(keys.seal_archive(org, &digest(part)?))?)?;
+    Ok(())
+}
+
+/// Nobody else restores it until what is answered is dropped.
+async fn alone(tenancy: &Db, org: &OrgId) -> Result<LeaderGuard> {
+    let digest = nitejar_common::key::sha256(&format!("restore|{org}"));
+    let key = digest.first_chunk().map_or(0, |first| i64::from_be_bytes(*first));
+    for _ in 0..40 {
+        if let Some(alone) = said(tenancy.try_leader(key).await)? {
+            return Ok(alone);
+        }
+        // A server takes a moment to see that its client was killed.
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    bail!("another restore of {org} is at work: wait until it has ended")
+}
+
+/// Puts an organization's rows back, service by service.
+async fn put(
+    databases: &[(&str, Db)],
+    master: &Arc<MasterKeys>,
+    from: &Path,
+    org: &OrgId,
+    state_version: i64,
+) -> Result<()> {
+    for (_, db) in databases {
+        // Told here, in case that the services do not run.
+        said(db.set_state(org, false, state_version).await)?;
+    }
+    for (service, db) in databases {
+        let adopt: &dyn Adopt = match *service {
+            "tenancy" => &nitejar_tenancy::adoption::Adoption(Arc::clone(master)),
+            "sprites" => &nitejar_sprites::adoption::Adoption,
+            "billing" => &nitejar_billing::adoption::Adoption,
+            _ => &nitejar_audit::adoption::Adoption,
+        };
+        let Some(restored) = said(db.restore(&from.join(service), org, adopt).await)? else {
+            tell(&format!("{service}: stays as it is: a log is never put back over one that goes on"));
+            continue;
+        };
+        let (number, tables) = (restored.number, restored.compared);
+        tell(&format!(
+            "{service}: put back as number {number}; {tables} tables, each with the digest it had"
+        ));
+        for (table, rows) in restored.left_out {
+            tell(&format!("  {rows} rows of {table} were left out: somebody else has what they name"));
+        }
+    }
     Ok(())
 }
 
@@ -128,6 +178,7 @@ pub(crate) async fn restore(
     }
     let (org, slug) = other.unwrap_or_else(|| (file.id.clone(), file.slug.clone()));
     let tenancy = &databases[0].1;
+    let _alone = alone(tenancy, &org).await?;
     let now = clock::system().now();
     // While it is put back nobody changes anything: suspended, or not there yet for anybody.
     let mut tx = said(tenancy.control().await)?;
@@ -139,7 +190,7 @@ pub(crate) async fn restore(
         created_at: now,
         ..orgs::OrgsRow::default()
     };
-    let before = orgs::get(tx.conn(), org.as_str()).await?;
+    let before = orgs::lock(tx.conn(), org.as_str()).await?;
     if let Some(held) = before.as_ref().filter(|row| row.held_at.is_some()) {
         bail!("a legal hold keeps {org} as it is ({}): release it first", held.held_because);
     }
@@ -159,41 +210,20 @@ pub(crate) async fn restore(
         );
     }
     let begun = orgs::get(tx.conn(), org.as_str()).await?.context("the directory lost the organization")?;
+    let number = said(tenancy.number_of(&org).await)?;
     said(tx.commit().await)?;
-    for (_, db) in databases {
-        // Told here, in case that the services do not run.
-        said(db.set_state(&org, false, begun.state_version).await)?;
-    }
-    for (service, db) in databases {
-        let adopt: &dyn Adopt = match *service {
-            "tenancy" => &nitejar_tenancy::adoption::Adoption(Arc::clone(&master)),
-            "sprites" => &nitejar_sprites::adoption::Adoption,
-            "billing" => &nitejar_billing::adoption::Adoption,
-            _ => &nitejar_audit::adoption::Adoption,
-        };
-        let restored = db.restore(&from.join(service), &org, adopt).await;
-        // Tenancy is the first: what it refuses is nowhere yet, and all is as it was.
-        if *service == "tenancy" && restored.as_ref().is_err_and(|e| e.code() == Code::Conflict) {
-            let mut tx = said(tenancy.control().await)?;
-            if before.is_none() {
-                orgs::forget(tx.conn(), org.as_str(), now).await?;
-            } else if before.as_ref().is_some_and(|row| row.restoring.is_none()) {
-                orgs::end_restore(tx.conn(), org.as_str()).await?;
-            }
-            said(tx.commit().await)?;
+    let put = put(databases, &master, from, &org, begun.state_version).await;
+    // Tenancy is the first. Where it has what it had, everybody has, and all is as it was.
+    if put.is_err() && said(tenancy.number_of(&org).await)? == number {
+        let mut tx = said(tenancy.control().await)?;
+        match &before {
+            None => orgs::give_up_copy(tx.conn(), org.as_str(), &archive).await?,
+            Some(row) if row.restoring.is_none() => orgs::end_restore(tx.conn(), org.as_str()).await?,
+            Some(_) => {}
         }
-        let Some(restored) = said(restored)? else {
-            tell(&format!("{service}: stays as it is: a log is never put back over one that goes on"));
-            continue;
-        };
-        let (number, tables) = (restored.number, restored.compared);
-        tell(&format!(
-            "{service}: put back as number {number}; {tables} tables, each with the digest it had"
-        ));
-        for (table, rows) in restored.left_out {
-            tell(&format!("  {rows} rows of {table} were left out: somebody else has what they name"));
-        }
+        said(tx.commit().await)?;
     }
+    put?;
     let mut tx = said(tenancy.control().await)?;
     orgs::end_restore(tx.conn(), org.as_str()).await?;
     let taken = said(Manifest::read(&from.join("tenancy")))?.taken_at;

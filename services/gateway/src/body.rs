@@ -20,8 +20,9 @@ pub(crate) async fn read_json(
     headers: &HeaderMap,
     body: Body,
     takes_body: bool,
+    room: impl FnMut(usize) -> Result<()>,
 ) -> Result<Option<json::Node>> {
-    let body = read(headers, body, LARGEST, |_| Ok(())).await?;
+    let body = read(headers, body, LARGEST, room).await?;
     if !takes_body {
         return if body.is_empty() {
             Ok(None)

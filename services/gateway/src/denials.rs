@@ -176,11 +176,10 @@ impl Denials {
         (None, over)
     }
 
-    /// Writes what was only counted in minutes that are over.
-    pub(crate) fn settle(&self, all: bool) {
+    /// What was only counted in minutes that are over.
+    fn over(&self, all: bool) -> Vec<AuditEvent> {
         let minute = if all { i64::MAX } else { self.clock.now().timestamp() / 60 };
-        let over = take_old(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner), minute);
-        over.into_iter().for_each(|event| self.send(event));
+        take_old(&mut self.recent.lock().unwrap_or_else(PoisonError::into_inner), minute)
     }
 }
 
@@ -204,12 +203,9 @@ impl Recorder {
         loop {
             let mut batch = Vec::new();
             tokio::select! {
-                _ = settle.tick() => {
-                    self.denials.settle(false);
-                    continue;
-                }
+                _ = settle.tick() => batch = self.denials.over(false),
                 () = stop.cancelled() => {
-                    self.denials.settle(true);
+                    batch = self.denials.over(true);
                     while let Ok(event) = from.try_recv() {
                         batch.push(event);
                     }

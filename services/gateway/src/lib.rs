@@ -4,6 +4,7 @@ mod address;
 mod admission;
 mod authn;
 mod authz;
+mod bodies;
 mod body;
 mod breaker;
 mod call;
@@ -44,6 +45,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate as _, Size
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 use authn::cache::Credentials;
+use bodies::Bodies;
 use denials::Denials;
 use limits::Limits;
 use listen::Bounds;
@@ -78,6 +80,7 @@ pub async fn bind(config: Config, clock: SharedClock) -> Result<Bound> {
         meter: Arc::clone(&meter),
         metrics: service::Metrics::new(),
         webhooks: webhooks::Doors::new(),
+        bodies: Bodies::new(bodies::Bounds { bytes: 256 << 20, each: 1000, for_known: 0 }),
         limits: Arc::clone(&limits),
         requests: Shedding::new(config.max_requests as usize),
         streams: Shedding::new(config.max_streams as usize),

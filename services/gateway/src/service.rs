@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::{Request, State};
 use axum::response::Response;
 use http::{HeaderMap, HeaderValue, Method, header};
@@ -25,6 +25,7 @@ use tracing::Instrument as _;
 use crate::admission::{Asked, Told, Way};
 use crate::authn::Session;
 use crate::authn::cache::Credentials;
+use crate::bodies::Bodies;
 use crate::denials::Denials;
 use crate::finish::Finished;
 use crate::limits::Limits;
@@ -56,6 +57,8 @@ pub(crate) struct Gateway {
     pub(crate) metrics: Metrics,
     /// Webhooks are large, and anybody's until a service has looked at them.
     pub(crate) webhooks: Doors,
+    /// Those of all other requests, while they arrive.
+    pub(crate) bodies: Bodies,
     pub(crate) limits: Arc<Limits>,
     /// Requests and streams under way.
     pub(crate) requests: Shedding,
@@ -158,7 +161,11 @@ async fn serve(
     }
     let takes_body = policy.http.as_ref().is_some_and(|h| !h.body.is_empty());
     let began = std::time::Instant::now();
-    let json = body::read_json(&head.headers, body, takes_body).await?;
+    // Most requests have none.
+    let mut room = (!body.is_end_stream()).then(|| gateway.bodies.enter(address)).transpose()?;
+    let grow = |bytes| room.as_mut().map_or(Ok(()), |room| room.grow(bytes));
+    let json = body::read_json(&head.headers, body, takes_body, grow).await?;
+    drop(room);
     if began.elapsed() > RECHECK {
         // The credential may have ended while its body was on the way.
         ctx = admission::still_may(gateway, asked, told.session.as_ref()).await?;

@@ -1,6 +1,7 @@
 //! Putting a tenant back, from files.
 
 use std::path::Path;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use nitejar_common::error::{Code, Error, Result};
@@ -19,6 +20,9 @@ use crate::migrate::{SHARED, apply_tenant};
 use crate::mover::arrival;
 use crate::names::Names;
 use crate::{Db, Owner, SharedTable, errors};
+
+/// Of a restore that somebody got in between of.
+const TRIES: u32 = 5;
 
 /// What a service must do when rows are put back.
 pub trait Adopt: Send + Sync {
@@ -80,7 +84,15 @@ impl Db {
             return Ok(None);
         }
         let others = self.parts().filter(|part| !part.is(db)).collect::<Vec<_>>();
-        let restored = db.put(dir, org, Some((adopt, &others)), "suspended", None).await?;
+        // It is busy: what was under way ends, since it is suspended.
+        let mut tries = 0;
+        let restored = loop {
+            match db.put(dir, org, Some((adopt, &others)), "suspended", None).await {
+                Err(error) if error.code() == Code::Aborted && tries < TRIES => tries += 1,
+                other => break other?,
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        };
         self.0.directory.forget(org);
         Ok(Some(restored))
     }

@@ -241,6 +241,11 @@ async fn an_invitation_does_not_outlive_the_right_of_who_gave_it() {
     let of_admin = invite(&admin, "viewer", json!([])).await;
     let of_key = invite(&program, "admin", json!([])).await;
     let good_key = invite(&program, "viewer", json!([])).await;
+    let rotated = owner.post(&at("/keys"), &json!({ "name": "r", "role": "admin" })).await.unwrap();
+    let of_rotated = invite(&operator.with_key(&text(&rotated, "secret")), "admin", json!([])).await;
+    let rotated = at(&format!("/keys/{}", text(&rotated["key"], "id")));
+    owner.post(&format!("{rotated}:rotate"), &json!({})).await.unwrap();
+    owner.delete(&rotated).await.unwrap();
     let csv = json!({ "csv": "email\ntable@example.com" });
     admin.post(&at("/invitations:import"), &csv).await.unwrap();
     let mut table = Browser::new(&stack);
@@ -264,6 +269,7 @@ async fn an_invitation_does_not_outlive_the_right_of_who_gave_it() {
     // What they may still give is still given.
     lesser.0.post(accept, &lesser.1).await.unwrap();
     of_admin.0.post(accept, &of_admin.1).await.unwrap();
+    of_rotated.0.post(accept, &of_rotated.1).await.unwrap();
     // Who sends it again gives it.
     let again = owner.post(&at(&format!("/invitations/{}:resend", of_demoted.2)), &json!({})).await.unwrap();
     let joined = of_demoted.0.post(accept, &json!({ "token": again["token"] })).await.unwrap();

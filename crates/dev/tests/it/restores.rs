@@ -42,10 +42,17 @@ async fn nobody_elses_backup_ends_a_restore_that_was_interrupted() {
     .execute(&mut db)
     .await
     .unwrap();
-    let before = victim.everything().await;
+    let seen = async || {
+        let mut seen = Vec::new();
+        for list in ["", "/members", "/secrets", "/agents", "/keys"] {
+            seen.push(victim.owner.get(&format!("{at}{list}")).await.unwrap());
+        }
+        seen
+    };
+    let before = seen().await;
     let (good, said) = tool.run(&["restore", "mine", "--as-org", &victim.org, "--slug", &slug]).await;
     assert!(!good && said.contains("another organization that lives"), "{said}");
-    assert_eq!(victim.everything().await, before);
+    assert_eq!(seen().await, before);
     // Half of it may be of then: it does not live before it is whole.
     let resumed = operator.call(Method::POST, &life(":resume"), Some(&json!({}))).await.unwrap();
     assert_eq!((resumed.status, &resumed.body["code"]), (409, &json!("conflict")), "{}", resumed.body);
@@ -65,10 +72,12 @@ async fn a_copy_holds_nobody_who_is_gone() {
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
     let (_, left) = join(&operator, &owner, &org, "admin").await;
     let (gone, gone_id) = join(&operator, &owner, &org, "owner").await;
+    let (_, demoted) = join(&operator, &owner, &org, "admin").await;
     let key = owner.post(&at("/keys"), &json!({ "name": "program", "role": "admin" })).await.unwrap();
     let key = text(&key["key"], "id");
     tool.must(&["backup", &org, "then"]).await;
     owner.delete(&at(&format!("/members/{left}"))).await.unwrap();
+    owner.patch(&at(&format!("/members/{demoted}")), &json!({ "role": "viewer" })).await.unwrap();
     let address = text(&gone.get("/v1/me").await.unwrap(), "email");
     gone.delete(&format!("/v1/me?email={address}")).await.unwrap();
 
@@ -81,9 +90,11 @@ async fn a_copy_holds_nobody_who_is_gone() {
     let members = owner.all(&there("/members"), "members").await.unwrap();
     let ids: Vec<&str> = members.iter().filter_map(|m| m["user_id"].as_str()).collect();
     assert!(
-        ids.len() == 1 && !ids.contains(&left.as_str()) && !ids.contains(&gone_id.as_str()),
+        ids.len() == 2 && !ids.contains(&left.as_str()) && !ids.contains(&gone_id.as_str()),
         "{members:?}"
     );
+    let role = members.iter().find(|m| m["user_id"] == demoted.as_str()).map(|m| text(m, "role"));
+    assert_eq!(role.as_deref(), Some("viewer"), "what they are by now: {members:?}");
     let leaving = owner.call(Method::POST, &there(":leave"), Some(&json!({}))).await.unwrap();
     assert_eq!(leaving.body["code"], "last_owner", "{}", leaving.body);
     let keys = owner.all(&there("/keys"), "keys").await.unwrap();
@@ -98,8 +109,19 @@ async fn a_copy_holds_nobody_who_is_gone() {
     let (nobodys, slug) = new_org();
     let (good, said) = tool.run(&["restore", "then", "--as-org", &nobodys, "--slug", &slug]).await;
     assert!(!good && said.contains("Nobody could own it"), "{said}");
-    let life = operator.get(&format!("/v1/operator/orgs/{nobodys}")).await.unwrap();
-    assert_eq!(life["state"], "purged", "{life}");
+    // Nothing is left of it: not its id, nor its slug, nor a data key that a change of the master key would wait for.
+    let life = operator.call(Method::GET, &format!("/v1/operator/orgs/{nobodys}"), None).await.unwrap();
+    assert_eq!(life.status, 404, "{}", life.body);
+    let mut db = stack.database("tenancy").await.unwrap();
+    let left: i64 = sqlx::query_scalar(
+        "SELECT (SELECT count(*) FROM control.data_keys WHERE org_id = $1) + (SELECT count(*) FROM control.slugs WHERE slug = $2)",
+    )
+    .bind(&nobodys)
+    .bind(&slug)
+    .fetch_one(&mut db)
+    .await
+    .unwrap();
+    assert_eq!(left, 0);
     // Its receipt is an operator's to hand over.
     let life = operator.get(&format!("/v1/operator/orgs/{org}")).await.unwrap();
     assert!(text(&life["purge_receipt"], "payload").contains(&org), "{life}");

@@ -177,7 +177,7 @@ pub(crate) async fn resolve(gateway: &Gateway, question: Question<'_>) -> Result
     }
     let Asker::New(address) = question.asker else { return Box::pin(ask(gateway, question, hash)).await };
     // Who shares an address with somebody who guesses is asked about all the same, though few at a time.
-    let narrow = gateway.limits.narrow(address)?;
+    let narrow = gateway.limits.narrow("credential", address)?;
     // Boxed: most requests never come here, and need not carry its state.
     let found = Box::pin(ask(gateway, question, hash)).await;
     drop(narrow);

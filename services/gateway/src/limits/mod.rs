@@ -66,7 +66,7 @@ pub(crate) struct Limits {
     clock: SharedClock,
     windows: Cache<Subject, Arc<Mutex<Window>>>,
     /// Credentials that are asked about although their address has shown too many that were not good.
-    few: Cache<Subject, Arc<Semaphore>>,
+    few: Cache<(String, Subject), Arc<Semaphore>>,
     /// Have something to tell.
     touched: Mutex<std::collections::HashSet<Subject>>,
 }
@@ -145,15 +145,16 @@ impl Limits {
     }
 
     /// Whether tenancy may be asked about a credential from an address: freely, or, after too many that were not good, only
-    /// with one of a few places.
-    pub(crate) fn narrow(&self, address: IpAddr) -> Result<Option<OwnedSemaphorePermit>> {
+    /// with one of a few places. Each kind of asking has its own: `credential`, `webhook`.
+    pub(crate) fn narrow(&self, kind: &str, address: IpAddr) -> Result<Option<OwnedSemaphorePermit>> {
         let subject = address_subject(address);
         let used_up = self.windows.get(&subject).and_then(|window| {
             let window = window.lock().unwrap_or_else(PoisonError::into_inner);
             window.refused_now(self.limits.address, self.clock.now())
         });
         let Some(wait) = used_up else { return Ok(None) };
-        let few = self.few.get_or_insert_with(&subject, || Ok::<_, Error>(Arc::new(Semaphore::new(FEW))))?;
+        let few = (kind.to_owned(), subject);
+        let few = self.few.get_or_insert_with(&few, || Ok::<_, Error>(Arc::new(Semaphore::new(FEW))))?;
         few.try_acquire_owned().map(Some).map_err(|_| passed("address", self.limits.address, wait))
     }
 

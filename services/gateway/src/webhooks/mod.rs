@@ -2,11 +2,13 @@
 //!
 //! | Step | Bound |
 //! |---|---|
-//! | the body arrives | memory, in all and for one address: [`bodies`] |
-//! | it is proved | so many at a time; few of an address that was refused too often |
+//! | the body arrives | memory, in all, for one address and for all that are not known: [`crate::bodies`] |
+//! | it is proved | so many at a time; few of an address that was refused too often, unless it is known |
 //! | it is refused | counts for its address, as a bad credential does |
+//!
+//! An address is known from where a proved webhook came within the last hour: anybody can make GitHub send what is signed wrongly,
+//! and must not shut GitHub out with it.
 
-mod bodies;
 pub(crate) mod github;
 pub(crate) mod secret_scanning;
 
@@ -17,8 +19,8 @@ use http::HeaderMap;
 use nitejar_common::error::{Code, Error, Result};
 use tokio::sync::Semaphore;
 
+use crate::bodies::{Bodies, Bounds};
 use crate::limits::Limits;
-use bodies::Bodies;
 
 /// So many are proved at a time; each is copied for its way to the service.
 const PLACES: usize = 16;
@@ -45,9 +47,10 @@ impl Doors {
 }
 
 impl Door {
-    /// With bodies of at most so many bytes at a time.
-    fn new(most: usize) -> Self {
-        Self { bodies: Bodies::new(most), places: Semaphore::new(PLACES) }
+    /// With bodies of at most so many bytes at a time. GitHub sends from few addresses, each body within a moment.
+    fn new(bytes: usize) -> Self {
+        let bodies = Bodies::new(Bounds { bytes, each: 64, for_known: bytes / 2 });
+        Self { bodies, places: Semaphore::new(PLACES) }
     }
 
     /// Asks the service about a body that has arrived as a whole.
@@ -57,13 +60,15 @@ impl Door {
         address: IpAddr,
         asking: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        let _narrow = limits.narrow(address)?;
+        let _narrow = if self.bodies.knows(address) { None } else { limits.narrow("webhook", address)? };
         let busy = || Error::unavailable().because("too many webhooks at a time");
         let _place = tokio::time::timeout(WAIT, self.places.acquire())
             .await
             .map_err(|_| busy())?
             .map_err(|_| busy())?;
-        asking.await
+        let answer = asking.await?;
+        self.bodies.note_proved(address);
+        Ok(answer)
     }
 }
 

@@ -52,7 +52,8 @@ async fn forward(gateway: &Gateway, request: Request, address: IpAddr, request_i
     let door = &gateway.webhooks.secret_scanning;
     // Held until the answer.
     let mut room = door.bodies.enter(address)?;
-    let body = body::read(&head.headers, body, LARGEST, |bytes| room.grow(bytes)).await?.to_vec();
+    let body = body::read(&head.headers, body, LARGEST, |bytes| room.grow(bytes)).await?;
+    let body = Vec::from(body);
     let me = RequestCtx::service("gateway", &*gateway.clock).with_request_id(request_id);
     let upstream = &gateway.services.tenancy;
     let call = upstream.request(&me, ReportLeaksRequest { key_identifier, signature, body })?;

@@ -42,6 +42,7 @@ pub struct Editable {
 impl Editable {
     /// Takes the fields that the mask names from `from`.
     pub fn apply(&mut self, from: &Editable, mask: &[String]) -> Result<()> {
+        let had = self.name.clone();
         for path in mask {
             match path.as_str() {
                 "name" => self.name.clone_from(&from.name),
@@ -63,11 +64,14 @@ impl Editable {
                 }
             }
         }
+        // One that it has may be of before a rule: it is in the way of no other change.
+        if self.name != had {
+            check_name(&self.name)?;
+        }
         self.check()
     }
 
     fn check(&mut self) -> Result<()> {
-        check_name(&self.name)?;
         check_metadata(&self.metadata)?;
         check_external_id(&self.external_id)?;
         if self.settings.timezone.is_empty() {

@@ -22,7 +22,7 @@ use crate::inviting::{self, LIFETIME, MOST_SENT, Seats};
 use crate::store::invitations::{self, InvitationRow};
 use crate::store::members::{self as rows, MemberRow};
 use crate::store::roles::{self, RoleRow};
-use crate::store::{keys, orgs};
+use crate::store::{keys, org, orgs};
 
 #[tonic::async_trait]
 impl Invitations for Service {
@@ -130,6 +130,8 @@ impl Invitations for Service {
         let allowed = self.entitlements(&ctx).await;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
+        // In the order in which whoever invites and sends again locks.
+        org::lock(tx.conn()).await.map_err(Error::from)?;
         let row =
             invitations::lock_by_token(tx.conn(), &hash).await.map_err(Error::from)?.ok_or_else(unknown)?;
         // Who holds the token but not the address learns no more than that it is not theirs. Who accepted it is known also after
@@ -338,10 +340,12 @@ async fn giver_still_may(
     promised: &[RoleRow],
     now: DateTime<Utc>,
 ) -> Result<()> {
-    let giver = invitations::giver(tx.conn(), &row.id).await?;
+    let mut giver = invitations::giver(tx.conn(), &row.id).await?;
     if giver.starts_with("user_") {
         rows::hold(tx.conn(), &giver).await?;
     } else if giver.starts_with("key_") {
+        // A rotated key's invitations are its replacement's.
+        giver = keys::successor(tx.conn(), &giver).await?;
         keys::lock(tx.conn(), &giver).await?;
     } else {
         return Ok(()); // An operator or a service; or it is older than such notes.

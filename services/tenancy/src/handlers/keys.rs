@@ -114,7 +114,9 @@ impl Keys for Service {
                 }
             }
         }
-        check_name(&row.name)?;
+        if row.name != before.name {
+            check_name(&row.name)?;
+        }
         let same = (&row.name, &row.networks, row.requests_per_minute)
             == (&before.name, &before.networks, before.requests_per_minute);
         if !same {
@@ -162,7 +164,10 @@ impl Keys for Service {
         }
         // It ends soon; what was made like it now would end with it.
         if let Some(newer) = keys::replacement(tx.conn(), &old.id).await.map_err(Error::from)? {
-            let detail = format!("It was replaced by {newer} already: rotate that one.");
+            let lives = keys::get(tx.conn(), &newer).await.map_err(Error::from)?;
+            let lives = lives.is_some_and(|newer| newer.lives_at(now));
+            let then = if lives { "rotate that one" } else { "that one has ended, so make a new key" };
+            let detail = format!("It was replaced by {newer} already: {then}.");
             return Err(Error::new(Code::Conflict, detail).into());
         }
         let expires_at = match r.expires_at {

@@ -115,7 +115,10 @@ impl Ownership for Service {
 }
 
 fn not_an_owner() -> Error {
-    Error::lacks("org.transfer")
+    Error::new(
+        Code::PermissionDenied,
+        "Ownership is handed over by owners, and taken or declined by whom it is offered to; a custom role does not give that.",
+    )
 }
 
 fn no_offer() -> Error {

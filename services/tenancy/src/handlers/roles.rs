@@ -43,7 +43,7 @@ impl Roles for Service {
             version: 1,
             created_at: self.clock.now(),
         };
-        check(&ctx, &row, &[])?;
+        check(&ctx, &row, None)?;
         self.require_feature(&ctx, CUSTOM_ROLES).await?;
         let mut tx = self.db.tenant(&ctx).await?;
         roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
@@ -119,7 +119,7 @@ impl Roles for Service {
                 }
             }
         }
-        check(&ctx, &row, &before.permissions)?;
+        check(&ctx, &row, Some(&before))?;
         if row.name != before.name {
             check_new_name(&mut tx, &row).await?;
         }
@@ -285,9 +285,12 @@ fn no_role(id: &str) -> Error {
     Error::not_found(format!("role {id}"))
 }
 
-/// `had`: the permissions that it gives already.
-fn check(ctx: &RequestCtx, role: &RoleRow, had: &[String]) -> Result<()> {
-    check_name(&role.name)?;
+/// `had`: what it is already, where it is not new.
+fn check(ctx: &RequestCtx, role: &RoleRow, had: Option<&RoleRow>) -> Result<()> {
+    if had.is_none_or(|had| had.name != role.name) {
+        check_name(&role.name)?;
+    }
+    let had = had.map(|had| had.permissions.as_slice()).unwrap_or_default();
     check_optional_text(&role.description, "/description")?;
     if role.permissions.is_empty() {
         return Err(Error::invalid("/permissions", "must name at least one"));

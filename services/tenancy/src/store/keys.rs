@@ -116,6 +116,18 @@ pub async fn replacement(conn: &mut PgConnection, id: &str) -> sqlx::Result<Opti
         .await
 }
 
+/// The key that a key's work goes on with: the last of those that were made one instead of another, or itself.
+pub async fn successor(conn: &mut PgConnection, id: &str) -> sqlx::Result<String> {
+    sqlx::query_scalar(
+        "WITH RECURSIVE line AS (SELECT id, created_at FROM keys WHERE id = $1 \
+            UNION SELECT k.id, k.created_at FROM keys k JOIN line ON k.replaces = line.id) \
+         SELECT coalesce((SELECT id FROM line ORDER BY created_at DESC, id DESC LIMIT 1), $1)",
+    )
+    .bind(id)
+    .fetch_one(conn)
+    .await
+}
+
 /// Writes a locked key's name, end and limits back.
 pub async fn save(conn: &mut PgConnection, key: &KeyRow) -> sqlx::Result<()> {
     sqlx::query(

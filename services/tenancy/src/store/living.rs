@@ -61,7 +61,8 @@ pub async fn keep(conn: &mut PgConnection, org: &str) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Who has deleted their account since is not put back, and who left the original is not in its copy while that lives. Keys and
+/// Who has deleted their account since is not put back. While the original lives, who has left it is not in its copy, and everybody
+/// else has the role there that they have by now. Keys and
 /// invitations of a copy end that are the original's still: they would open nothing. `from` and `to` are the same where an
 /// organization gets its own rows back.
 pub async fn leave_behind(conn: &mut PgConnection, from: &str, to: &str) -> sqlx::Result<()> {
@@ -74,7 +75,17 @@ pub async fn leave_behind(conn: &mut PgConnection, from: &str, to: &str) -> sqlx
     .bind(from)
     .execute(&mut *conn)
     .await?;
+    sqlx::query(
+        "WITH now AS (UPDATE members m SET role = o.role FROM control.memberships o \
+                      WHERE o.org_id = $1 AND o.user_id = m.user_id AND o.role <> m.role RETURNING m.user_id, m.role) \
+         UPDATE control.memberships c SET role = now.role FROM now WHERE c.org_id = $2 AND c.user_id = now.user_id",
+    )
+    .bind(from)
+    .bind(to)
+    .execute(&mut *conn)
+    .await?;
     for sql in [
+        "DELETE FROM ownership_offer WHERE from_user NOT IN (SELECT user_id FROM members WHERE role = 'owner')",
         "DELETE FROM ownership_offer WHERE from_user IN (SELECT user_id FROM pg_temp.gone)",
         "DELETE FROM members WHERE user_id IN (SELECT user_id FROM pg_temp.gone)",
         "UPDATE invitations SET email = accepted_by || '@left.invalid' \

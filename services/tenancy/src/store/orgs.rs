@@ -337,6 +337,12 @@ pub async fn begin_restore(
 /// Why an organization that is being put back is suspended.
 pub const RESTORING: &str = "It is being restored from a backup.";
 
+/// A copy was refused before it had anything: nothing is left of it.
+pub async fn give_up_copy(conn: &mut PgConnection, id: &str, archive: &[u8]) -> sqlx::Result<()> {
+    sqlx::query("SELECT control.copy_given_up($1, $2)").bind(id).bind(archive).execute(conn).await?;
+    Ok(())
+}
+
 /// It is back. The services hear of its state in any case: what was put back knows none.
 pub async fn end_restore(conn: &mut PgConnection, id: &str) -> sqlx::Result<()> {
     sqlx::query(

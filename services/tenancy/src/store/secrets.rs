@@ -216,17 +216,21 @@ pub async fn newest_master(conn: &mut PgConnection, id: &str) -> sqlx::Result<St
 
 /// Organizations whose data keys another master key wraps, in `control`.
 pub async fn wrapped_before(conn: &mut PgConnection, newest: &str, limit: i64) -> sqlx::Result<Vec<String>> {
-    sqlx::query_scalar("SELECT org_id FROM data_keys WHERE master <> $1 ORDER BY org_id LIMIT $2")
-        .bind(newest)
-        .bind(limit)
-        .fetch_all(conn)
-        .await
+    sqlx::query_scalar(
+        "SELECT k.org_id FROM data_keys k JOIN orgs o ON o.id = k.org_id AND o.state <> 'purged' \
+         WHERE k.master <> $1 ORDER BY k.org_id LIMIT $2",
+    )
+    .bind(newest)
+    .bind(limit)
+    .fetch_all(conn)
+    .await
 }
 
 /// How many organizations the newest master key serves, and how many another: in `control`.
 pub async fn rotation(conn: &mut PgConnection, newest: &str) -> sqlx::Result<(i64, i64)> {
     sqlx::query_as(
-        "SELECT count(*) FILTER (WHERE master = $1), count(*) FILTER (WHERE master <> $1) FROM data_keys",
+        "SELECT count(*) FILTER (WHERE k.master = $1), count(*) FILTER (WHERE k.master <> $1) \
+         FROM data_keys k JOIN orgs o ON o.id = k.org_id AND o.state <> 'purged'",
     )
     .bind(newest)
     .fetch_one(conn)
