@@ -21,18 +21,28 @@ impl Dns {
         let python = python_tool("python")?;
         let port = stack.places.dns.unwrap().port().to_string();
         let mut command = Command::new(python);
-        command.args([PROGRAM, &port]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut child = command.spawn().unwrap();
-        let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut dns = Self { child, stdin, stdout };
-        dns.hear();
-        Some(dns)
+        command.args([PROGRAM, &port]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::inherit());
+        // Resolvers ask from ports that they draw, for a moment each: it may be this one.
+        for _ in 0..20 {
+            let mut child = command.spawn().unwrap();
+            let (stdin, stdout) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
+            let mut dns = Self { child, stdin, stdout };
+            if dns.read().starts_with("ok") {
+                return Some(dns);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(250));
+        }
+        panic!("the name server does not start at port {port}");
+    }
+
+    fn read(&mut self) -> String {
+        let mut line = String::new();
+        self.stdout.read_line(&mut line).unwrap();
+        line
     }
 
     fn hear(&mut self) -> String {
-        let mut line = String::new();
-        self.stdout.read_line(&mut line).unwrap();
-        line.trim().strip_prefix("ok").expect("the name server runs").trim().to_owned()
+        self.read().trim().strip_prefix("ok").expect("the name server runs").trim().to_owned()
     }
 
     fn tell(&mut self, line: &str) -> String {
