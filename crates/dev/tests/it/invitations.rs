@@ -5,6 +5,7 @@ use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::custom_roles::Org;
 use crate::members::code;
 use crate::people::{Browser, mail, sign_in};
 use crate::world::join;
@@ -145,12 +146,8 @@ async fn schema(db: &mut sqlx::PgConnection, org: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_too_long_expires_is_seen_and_can_be_sent_again() {
     let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
+    let Org { operator, owner, id: org } = Org::new(&stack, "team").await;
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let plan = json!({ "plan": "team" });
-    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
     let (guest, _) = person(&operator, "guest").await.unwrap();
     let email = text(&guest.get("/v1/me").await.unwrap(), "email");
     let invite = async |email: &str| {
@@ -212,12 +209,8 @@ async fn what_waits_too_long_expires_is_seen_and_can_be_sent_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_invitation_does_not_outlive_the_right_of_who_gave_it() {
     let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
+    let Org { operator, owner, id: org } = Org::new(&stack, "team").await;
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let plan = json!({ "plan": "team" });
-    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
     let (second, second_id) = join(&operator, &owner, &org, "owner").await;
     let (admin, admin_id) = join(&operator, &owner, &org, "admin").await;
     let (gone, gone_id) = join(&operator, &owner, &org, "admin").await;

@@ -5,6 +5,7 @@ use nitejar_dev::test_stack::{TestStack, organization, person};
 use reqwest::Method;
 use serde_json::{Value, json};
 
+use crate::custom_roles::Org;
 use crate::people::{Browser, mail, sign_in};
 use crate::world::join;
 
@@ -283,12 +284,8 @@ async fn a_key_is_replaced_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_rotates_a_key_holds_also_what_sleeps_in_it() {
     let stack = TestStack::start().await.unwrap();
-    let operator = stack.operator().unwrap();
-    let (owner, _) = person(&operator, "owner").await.unwrap();
-    let org = organization(&owner).await.unwrap();
+    let Org { operator, owner, id: org } = Org::new(&stack, "team").await;
     let at = |rest: &str| format!("/v1/orgs/{org}{rest}");
-    let plan = json!({ "plan": "team" });
-    operator.put(&format!("/v1/operator/orgs/{org}/subscription"), &plan).await.unwrap();
     let (admin, _) = join(&operator, &owner, &org, "admin").await;
     let role = json!({ "name": "Bills", "permissions": ["billing.read", "jobs.read"] });
     let role = text(&owner.post(&at("/roles"), &role).await.unwrap(), "id");
