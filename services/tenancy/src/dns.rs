@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Records of one answer, and bytes of one record, that are looked at.
 const MOST: usize = 100;
 const LONGEST: usize = 1024;
-/// Questions at a time, one of each organization: name servers of theirs decide how long each takes.
+/// Questions at a time, of owners and of joiners: name servers of theirs decide how long each takes.
 const AT_A_TIME: usize = 64;
 
 /// Asks one resolver.
@@ -27,6 +27,7 @@ const AT_A_TIME: usize = 64;
 pub(crate) struct Dns {
     resolver: Option<SocketAddr>,
     places: Semaphore,
+    places_of_joiners: Semaphore,
     asking: Mutex<HashSet<OrgId>>,
 }
 
@@ -42,10 +43,11 @@ impl Drop for Asking<'_> {
 impl Dns {
     /// Of that resolver; of the system's when there is none.
     pub(crate) fn new(resolver: Option<SocketAddr>) -> Self {
-        Self { resolver, places: Semaphore::new(AT_A_TIME), asking: Mutex::default() }
+        let places = || Semaphore::new(AT_A_TIME);
+        Self { resolver, places: places(), places_of_joiners: places(), asking: Mutex::default() }
     }
 
-    /// The TXT records of a name, for an organization; empty when it has none.
+    /// The TXT records of a name, for an organization, which asks one question at a time; empty when it has none.
     pub(crate) async fn texts(&self, org: &OrgId, name: &str) -> Result<Vec<String>> {
         if !self.asking.lock().unwrap_or_else(PoisonError::into_inner).insert(org.clone()) {
             let detail =
@@ -53,8 +55,17 @@ impl Dns {
             return Err(Error::new(Code::Conflict, detail));
         }
         let _asking = Asking(self, org);
+        self.look(&self.places, name).await
+    }
+
+    /// The same for somebody who joins.
+    pub(crate) async fn texts_for_joiner(&self, name: &str) -> Result<Vec<String>> {
+        self.look(&self.places_of_joiners, name).await
+    }
+
+    async fn look(&self, places: &Semaphore, name: &str) -> Result<Vec<String>> {
         let full = |_| Error::unavailable().because("too many lookups at once");
-        let _place = self.places.try_acquire().map_err(full)?;
+        let _place = places.try_acquire().map_err(full)?;
         let asked = tokio::time::timeout(DEADLINE, self.ask(name)).await;
         let answer = match asked.map_err(|_| failed("no answer in time"))? {
             Ok(answer) => answer,

@@ -57,7 +57,7 @@ impl Service {
         // Mostly they are in, and nobody needs to be asked.
         let out = self.out(&mut tx, &holder, user).await?;
         tx.commit().await?;
-        if out.is_some() {
+        if out.is_some() || !self.stands(&ctx, &holder).await? {
             return Ok(());
         }
         let limit = self.entitlements(&ctx).await?.seats_limit;
@@ -82,6 +82,8 @@ impl Service {
         holder: &Holder,
         user: &UserRow,
     ) -> Result<(TenantTx, MemberRow)> {
+        // If not, it has lapsed, and opens nothing to anybody.
+        self.stands(ctx, holder).await?;
         let limit = self.entitlements(ctx).await?.seats_limit;
         let mut tx = self.db.tenant(ctx).await?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
@@ -107,7 +109,7 @@ impl Service {
         let departure = members::departure(tx.conn(), &user.id, &user.email).await?;
         let invited = !invitations::pending_of(tx.conn(), &known, self.clock.now()).await?.is_empty();
         Ok(match departure {
-            _ if member || !domains::still_opens(tx.conn(), holder).await? => Some(Out::Closed),
+            _ if member || domains::still_opens(tx.conn(), holder).await?.is_none() => Some(Out::Closed),
             Some(true) => Some(Out::Closed),
             _ if invited => Some(Out::Invited),
             Some(false) => Some(Out::Left),

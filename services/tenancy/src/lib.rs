@@ -12,6 +12,7 @@ mod exporting;
 mod handlers;
 mod inviting;
 mod joining;
+mod lapsing;
 mod leaks;
 mod lives;
 mod mail;

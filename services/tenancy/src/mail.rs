@@ -92,6 +92,16 @@ impl Mail {
         Self { to: to.to_owned(), subject: "An API key was found in public and revoked".into(), text }
     }
 
+    /// A domain's record is gone.
+    pub(crate) fn domain_lapsed(to: &str, org: &str, domain: &str, record: &str, value: &str) -> Self {
+        let text = format!(
+            "The domain {domain} is no longer verified for {org}: the TXT record that showed it to be yours is gone. Nobody joins\n\
+             by it any more; who is a member stays one.\n\nIf the domain is still yours, put the record back\n\n    {record}\n    {value}\n\n\
+             and run\n\n    nitejar domains verify {domain}\n\nKeep it there: it is looked at whenever somebody joins.\n"
+        );
+        Self { to: to.to_owned(), subject: format!("{domain} is no longer verified"), text }
+    }
+
     /// The last mail to somebody.
     pub(crate) fn account_deleted(to: &str) -> Self {
         let text = "Your account at Nitejar has been deleted, with its sessions and keys. Organizations that you left keep what you \

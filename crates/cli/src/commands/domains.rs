@@ -37,7 +37,10 @@ impl Here {
             Domains::Verify { domain } => {
                 let path = format!("{}:verify", self.domain(&domain).await?);
                 let verified = self.post(&path, json!({})).await?;
-                self.shape.done("Verified.", &verified)
+                self.shape.done(
+                    "Verified. Leave the record there: without it nobody joins by the domain.",
+                    &verified,
+                )
             }
             Domains::Set { domain, joining, role } => {
                 let mut wish = json!({ "joining": joining });

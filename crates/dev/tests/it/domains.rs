@@ -375,3 +375,75 @@ async fn an_organization_is_offered_and_joined_when_asked() {
     assert_eq!(all, [(200, String::new()), (200, String::new()), (402, "seats_limit".into())]);
     stack.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_domain_counts_for_as_long_as_its_record_stands() {
+    let stack = TestStack::start().await.unwrap();
+    let operator = stack.operator().unwrap();
+    let Some(mut dns) = Dns::start(&stack) else { return };
+    let (first, next) = (Org::new(&operator).await, Org::new(&operator).await);
+    let name = name();
+    let email = |who: &str| format!("{who}@{name}");
+    let mine = first.domain(&mut dns, &name, "automatic").await;
+    comes(&stack, &email("ada")).await;
+    assert_eq!(first.role_of(&email("ada")).await.as_deref(), Some("member"));
+    let state = async || text(&first.owner.get(&first.at("/domains")).await.unwrap()["domains"][0], "state");
+    let ask = json!({ "org_id": first.id });
+
+    // Nobody knows: nobody joins, and nothing ends.
+    dns.fault("servfail");
+    let mut bob = comes(&stack, &email("bob")).await;
+    assert_eq!(first.role_of(&email("bob")).await, None);
+    assert_eq!(said(&bob.post("/v1/me/joins", ask.clone()).await), (409, "domain_lookup_failed".into()));
+    assert_eq!(state().await, "verified");
+    let theirs = next.claim(&name).await;
+    assert_eq!(said(&next.verify(&theirs).await), (409, "domain_lookup_failed".into()));
+    dns.fault("none");
+
+    // It is gone: that ends at once what depends on it, and who is in stays.
+    dns.clear();
+    comes(&stack, &email("bob")).await;
+    assert_eq!(first.role_of(&email("bob")).await, None);
+    assert_eq!(said(&bob.post("/v1/me/joins", ask).await), (404, "not_found".into()));
+    assert_eq!(state().await, "pending");
+    assert_eq!(first.role_of(&email("ada")).await.as_deref(), Some("member"));
+    let lapsed = first.events_come("domain.lapsed", 1).await;
+    assert_eq!((lapsed.len(), &lapsed[0]["details"]["name"]), (1, &json!(name)));
+    let me = first.owner.get("/v1/me").await.unwrap();
+    let told = mail(&stack, &text(&me, "email"), 1).await;
+    let record = [text(&mine["challenge"], "name"), text(&mine["challenge"], "value")];
+    assert!(record.iter().all(|part| told.text.contains(part)), "{}", told.text);
+    // It is back, and everything is as it was.
+    publish(&mut dns, &mine);
+    assert_eq!(first.verify(&mine).await.status, 200);
+    comes(&stack, &email("bob")).await;
+    assert_eq!(first.role_of(&email("bob")).await.as_deref(), Some("member"));
+
+    // The domain changes hands. Until the old record is gone it is the first one's; then whoever shows it has it.
+    publish(&mut dns, &theirs);
+    assert_eq!(said(&next.verify(&theirs).await), (409, "conflict".into()));
+    assert_eq!(state().await, "verified");
+    dns.clear();
+    publish(&mut dns, &theirs);
+    let taken = next.verify(&theirs).await;
+    assert_eq!((taken.status, text(&taken.body, "state")), (200, "verified".into()), "{}", taken.body);
+    assert_eq!(state().await, "pending");
+    assert_eq!(first.events_come("domain.lapsed", 2).await.len(), 2);
+    assert_eq!(first.events_come("domain.verified", 2).await.len(), 2);
+    next.set(&theirs, json!({ "joining": "automatic" })).await;
+    comes(&stack, &email("eve")).await;
+    assert_eq!(
+        (first.role_of(&email("eve")).await, next.role_of(&email("eve")).await.is_some()),
+        (None, true)
+    );
+    // Its own record alone brings it back to nobody while the other's stands.
+    publish(&mut dns, &mine);
+    assert_eq!(said(&first.verify(&mine).await), (409, "conflict".into()));
+    // Also from an organization whose work stands still.
+    let life = format!("/v1/operator/orgs/{}:suspend", next.id);
+    operator.post(&life, &json!({ "reason": "unpaid" })).await.unwrap();
+    dns.clear();
+    publish(&mut dns, &mine);
+    assert_eq!(first.verify(&mine).await.status, 200);
+    stack.stop().await.unwrap();
+}

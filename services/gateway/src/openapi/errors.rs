@@ -44,7 +44,7 @@ fn advice(code: Code) -> &'static str {
         Code::DomainRecordMissing => {
             "Make the TXT record that `detail` names, wait until it is seen, and verify again."
         }
-        Code::DomainLookupFailed => "Look whether the domain's name servers answer, then verify again.",
+        Code::DomainLookupFailed => "Look whether the domain's name servers answer, then repeat it.",
         Code::InstallationBound => "Disconnect it from the other organization first.",
         Code::StaleLease => "Stop the job; another runner may have it.",
         Code::EtagMismatch => "Read it again, apply the change to what you read, and send the new ETag.",

@@ -300,7 +300,7 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         (_, "AcceptInvitation") => codes.extend([Code::InvitationUnusable, Code::SeatsLimit]),
         (_, "DeclineInvitation") => codes.push(Code::InvitationUnusable),
         (_, "CreateInvitation") => codes.extend([Code::SeatsLimit, Code::FeatureNotInPlan]),
-        (_, "JoinOrg") => codes.push(Code::SeatsLimit),
+        (_, "JoinOrg") => codes.extend([Code::SeatsLimit, Code::DomainLookupFailed]),
         (_, "CreateOrg") => codes.push(Code::TooManyOrgs),
         (_, "VerifyDomain") => codes.extend([Code::DomainRecordMissing, Code::DomainLookupFailed]),
         (_, "CreateRole" | "UpdateRole" | "SetMemberRoles" | "CreateKey") => {

@@ -16,6 +16,7 @@ use crate::Service;
 use crate::domain::domain_name::{self, MOST};
 use crate::domain::grants;
 use crate::joining::not_joinable;
+use crate::lapsing;
 use crate::store::domains::{self, DomainRow};
 use crate::store::org;
 
@@ -81,12 +82,14 @@ impl Domains for Service {
         let row = self.domain(&ctx, id).await?;
         if row.verified_at.is_none() {
             let (name, value) = domain_name::challenge(&row.name, &row.token);
-            if !self.dns.texts(ctx.tenant()?, &name).await?.iter().any(|text| text.trim() == value) {
+            let texts = self.dns.texts(ctx.tenant()?, &name).await?;
+            if !lapsing::says(&texts, &value) {
                 let detail = format!(
                     "There is no TXT record {name} with the text {value}. New records can take a while to be seen."
                 );
                 return Err(Error::new(Code::DomainRecordMissing, detail).into());
             }
+            self.free_if_gone(&row.name, &texts).await?;
         }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut row = lock(&mut tx, id).await?;
@@ -186,7 +189,7 @@ impl Service {
         row.ok_or_else(|| Error::not_found(format!("domain {id}")))
     }
 
-    async fn audit_domain(
+    pub(crate) async fn audit_domain(
         &self,
         tx: &mut TenantTx,
         ctx: &RequestCtx,

@@ -60,6 +60,17 @@ pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Domai
     .await
 }
 
+/// A verified one by its name, locked.
+pub async fn lock_verified(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<DomainRow>> {
+    sqlx::query_as(
+        "SELECT id, name, token, joining, role, created_at, verified_at FROM domains \
+         WHERE name = $1 AND verified_at IS NOT NULL FOR UPDATE",
+    )
+    .bind(name)
+    .fetch_optional(conn)
+    .await
+}
+
 /// One, locked.
 pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<DomainRow>> {
     sqlx::query_as(
@@ -88,6 +99,16 @@ pub async fn save(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<bool
         .bind(&row.role)
         .fetch_one(conn)
         .await
+}
+
+/// A locked one is to be verified anew, and free for others.
+pub async fn lapse(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<()> {
+    sqlx::query("UPDATE domains SET verified_at = NULL WHERE id = $1")
+        .bind(&row.id)
+        .execute(&mut *conn)
+        .await?;
+    sqlx::query("SELECT control.domain_remove($1)").bind(&row.name).execute(conn).await?;
+    Ok(())
 }
 
 /// Gives a locked one up.
@@ -123,15 +144,22 @@ pub async fn holder(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<
     .await
 }
 
-/// Whether it still is so, asked of the holder itself.
-pub async fn still_opens(conn: &mut PgConnection, holder: &Holder) -> sqlx::Result<bool> {
-    let found = sqlx::query(
-        "SELECT FROM domains WHERE name = $1 AND joining = $2 AND role = $3 AND verified_at IS NOT NULL",
+/// The organization that holds a domain, however its life goes: asked in `control`.
+pub async fn org_of(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar("SELECT org_id FROM control.domains WHERE name = $1")
+        .bind(name)
+        .fetch_optional(conn)
+        .await
+}
+
+/// The token of its challenge, if it still is so: asked of the holder itself.
+pub async fn still_opens(conn: &mut PgConnection, holder: &Holder) -> sqlx::Result<Option<String>> {
+    sqlx::query_scalar(
+        "SELECT token FROM domains WHERE name = $1 AND joining = $2 AND role = $3 AND verified_at IS NOT NULL",
     )
     .bind(&holder.name)
     .bind(&holder.joining)
     .bind(&holder.role)
     .fetch_optional(conn)
-    .await?;
-    Ok(found.is_some())
+    .await
 }
