@@ -165,7 +165,7 @@ pub enum Receipt {
     },
     /// Check one. With --keys nobody is asked.
     Verify {
-        /// The receipt.
+        /// The receipt; `-` for the input.
         file: std::path::PathBuf,
         /// What `/v1/receipt-keys` answered, kept in a file; fetched when absent.
         #[arg(long, value_name = "FILE")]

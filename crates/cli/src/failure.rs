@@ -81,7 +81,9 @@ impl Failure {
 
     /// Says it on the terminal.
     pub fn tell(&self) -> ExitCode {
-        let _ = writeln!(std::io::stderr(), "nitejar: {}", self.text);
+        if self.code != 0 {
+            let _ = writeln!(std::io::stderr(), "nitejar: {}", self.text);
+        }
         ExitCode::from(self.code)
     }
 }

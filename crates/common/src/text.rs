@@ -15,17 +15,21 @@ const HIDDEN: &[(char, char)] = &[
     ('\u{2060}', '\u{206f}'),
     ('\u{2800}', '\u{2800}'),
     ('\u{3164}', '\u{3164}'),
+    ('\u{fdd0}', '\u{fdef}'),
     ('\u{feff}', '\u{feff}'),
     ('\u{ffa0}', '\u{ffa0}'),
     ('\u{fff0}', '\u{fffb}'),
     ('\u{fffe}', '\u{ffff}'),
+    ('\u{13430}', '\u{1343f}'),
+    ('\u{1bca0}', '\u{1bca3}'),
     ('\u{1d173}', '\u{1d17a}'),
     ('\u{e0000}', '\u{e0fff}'),
 ];
 
 /// Whether a character hides, breaks a line, or turns text around: none stands in a name.
 pub fn hides(c: char) -> bool {
-    HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c))
+    // The last two of each plane are no characters.
+    HIDDEN.iter().any(|(first, last)| (*first..=*last).contains(&c)) || u32::from(c) & 0xfffe == 0xfffe
 }
 
 /// Whether something of a text shows, and nothing of it hides.
@@ -91,6 +95,10 @@ mod tests {
             "a\u{17b4}b",
             "a\u{fff9}b",
             "a\u{1d173}b",
+            "a\u{1bca0}b",
+            "a\u{13430}b",
+            "a\u{fdd0}b",
+            "a\u{1fffe}b",
             "a\u{fffe}b",
             "a\u{e0041}b",
             "a\u{202e}b",

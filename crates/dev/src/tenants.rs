@@ -186,7 +186,13 @@ fn bar(service: &str, p: Progress) {
 }
 
 pub(crate) fn said<T>(result: nitejar_common::Result<T>) -> Result<T> {
-    result.map_err(|error| anyhow!("{} {:?}", error.log_text(), error.violations()))
+    result.map_err(|error| {
+        let each = error
+            .violations()
+            .iter()
+            .map(|v| format!("\n  {} {}", v.pointer.trim_start_matches('/'), v.detail));
+        anyhow!("{}{}", error.log_text(), each.collect::<String>())
+    })
 }
 
 #[expect(clippy::print_stdout, reason = "a person at a terminal reads it")]

@@ -259,6 +259,9 @@ fn check_fields(
         if (field.is_list() || field.is_map()) && rules.max_items == 0 {
             problems.push(format!("{name} has no bound: give rules with max_items"));
         }
+        if !rules.pattern.is_empty() && rules.says.is_empty() {
+            problems.push(format!("{name} has a pattern and no words for it: give rules with says"));
+        }
         if field.is_map() && (rules.key_pattern.is_empty() || rules.max_len == 0) {
             problems.push(format!("{name} is not bounded: give rules with key_pattern and max_len"));
         }
@@ -305,6 +308,8 @@ pub struct FieldRules {
     pub key_pattern: String,
     /// Something of it shows, and nothing hides.
     pub visible: bool,
+    /// What the pattern asks for, in words that follow `must be`.
+    pub says: String,
 }
 
 /// Reads `(nitejar.policy.v1.rules)` of a field.
@@ -336,5 +341,6 @@ pub fn field_rules(field: &prost_reflect::FieldDescriptor) -> FieldRules {
         to_cookie: string(rules, "to_cookie"),
         key_pattern: string(rules, "key_pattern"),
         visible: get("visible").and_then(|v| v.as_bool()).unwrap_or(false),
+        says: string(rules, "says"),
     }
 }

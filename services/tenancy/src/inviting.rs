@@ -17,6 +17,8 @@ use crate::store::{members, org};
 
 /// Mails of one invitation, and of all to one address within a day.
 pub(crate) const MOST_SENT: i32 = 10;
+/// Mails of an organization's invitations within a day, however many seats it has.
+const MOST_MAILS: i64 = 10_000;
 /// How long one can be accepted.
 pub(crate) const LIFETIME: Duration = Duration::days(7);
 
@@ -24,6 +26,8 @@ pub(crate) const LIFETIME: Duration = Duration::days(7);
 pub(crate) struct Seats {
     taken: i64,
     limit: Option<i64>,
+    /// Mails that invitations may still send today.
+    mails: i64,
 }
 
 impl Seats {
@@ -39,7 +43,28 @@ impl Seats {
         if counting_pending {
             taken += invitations::count_pending(tx.conn(), now).await?;
         }
-        Ok(Self { taken, limit })
+        let mailed = invitations::count_mailed(tx.conn(), now - Duration::days(1)).await?;
+        // A revoked invitation frees its seat, and has been mailed.
+        let most = limit.map_or(MOST_MAILS, |seats| MOST_MAILS.min(20 + 4 * seats));
+        Ok(Self { taken, limit, mails: most - mailed })
+    }
+
+    /// Takes one, and the mail of its invitation, if there is one.
+    pub(crate) fn invite(&mut self) -> Result<()> {
+        self.take()?;
+        self.mail()
+    }
+
+    /// Takes one more mail of an invitation.
+    pub(crate) fn mail(&mut self) -> Result<()> {
+        if self.mails <= 0 {
+            return Err(Error::new(
+                Code::Conflict,
+                "The organization has sent as many invitations as its seats allow within a day. Try again tomorrow.",
+            ));
+        }
+        self.mails -= 1;
+        Ok(())
     }
 
     /// Takes one, if there is one.

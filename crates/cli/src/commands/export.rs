@@ -17,7 +17,13 @@ const EVERY: Duration = Duration::from_millis(500);
 impl Here {
     pub(super) async fn export(&self, to: &Path) -> Result<()> {
         let wrong = |error: std::io::Error| Failure::new(format!("{}: {error}", to.display()));
-        std::fs::create_dir(to).map_err(wrong)?;
+        std::fs::create_dir(to).map_err(|error| match error.kind() {
+            std::io::ErrorKind::AlreadyExists => Failure::new(format!(
+                "{} is there already. Name a folder that is not: it is made.",
+                to.display()
+            )),
+            _ => wrong(error),
+        })?;
         let begun = self.post(&self.at("/exports").await?, json!({})).await?;
         let path = self.at(&format!("/exports/{}", text(&begun, "id"))).await?;
         let export = loop {

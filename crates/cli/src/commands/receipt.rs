@@ -31,7 +31,11 @@ pub(super) async fn verify(url: &str, file: &Path, keys: Option<&Path>, shape: S
 
 fn read(path: &Path) -> Result<Value> {
     let name = path.display();
-    let text = std::fs::read_to_string(path).map_err(|e| Failure::new(format!("{name}: {e}")))?;
+    let text = match path.as_os_str() == "-" {
+        true => std::io::read_to_string(std::io::stdin()),
+        false => std::fs::read_to_string(path),
+    };
+    let text = text.map_err(|e| Failure::new(format!("{name}: {e}")))?;
     serde_json::from_str(&text).map_err(|e| Failure::new(format!("{name} is not JSON: {e}")))
 }
 

@@ -56,6 +56,22 @@ async fn an_invitation_is_mailed_sent_again_declined_and_good_for_one() {
         owner.post(&path, &json!({})).await.unwrap();
     }
     assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
+    // Nor does a revoked one, which frees its seat, make room for as many mails as one likes: five seats are good for 40 a day.
+    let mut sent = 12;
+    let refused = loop {
+        let wish = json!({ "email": format!("stranger{sent}@example.com"), "role": "viewer" });
+        let answer = owner.call(Method::POST, &at("/invitations"), Some(&wish)).await.unwrap();
+        if answer.status != 200 {
+            break answer;
+        }
+        sent += 1;
+        owner.delete(&at(&format!("/invitations/{}", text(&answer.body["invitation"], "id")))).await.unwrap();
+        assert!(sent <= 40, "more mails than there should be");
+    };
+    assert_eq!((sent, refused.status, text(&refused.body, "code")), (40, 409, "conflict".into()));
+    let table = json!({ "csv": "email\none.more@example.com\n" });
+    let done = owner.post(&at("/invitations:import"), &table).await.unwrap();
+    assert_eq!(done["rows"][0]["outcome"], "invited_too_often");
     stack.stop().await.unwrap();
 }
 
@@ -119,10 +135,22 @@ async fn a_table_invites_whom_it_can_and_says_what_is_wrong_with_the_others() {
         assert_eq!(refused, (400, "invalid_argument".into()), "{}", &wrong[..wrong.len().min(20)]);
     }
     assert_eq!(owner.all(&at("/invitations"), "invitations").await.unwrap().len(), 3);
-    // Found by a part of the name or address, and by role.
+    // Found by a part of the name or address, whatever its case, and by role.
+    operator.put(&subscription, &plan("team")).await.unwrap();
+    let email = "eclair@example.com";
+    let guest =
+        operator.post("/v1/operator/users", &json!({ "email": email, "name": "\u{c9}CLAIR" })).await.unwrap();
+    let keys = format!("/v1/operator/users/{}/keys", text(&guest, "id"));
+    let guest =
+        operator.with_key(&text(&operator.post(&keys, &json!({ "name": "k" })).await.unwrap(), "secret"));
+    let invited =
+        owner.post(&at("/invitations"), &json!({ "email": email, "role": "viewer" })).await.unwrap();
+    let token = json!({ "token": invited["token"] });
+    guest.post("/v1/invitations:accept", &token).await.unwrap();
     for (query, found) in [
         ("query=ADMIN", 1),
-        ("query=example.com", 2),
+        ("query=%C3%A9clair", 1),
+        ("query=example.com", 3),
         ("role=owner", 1),
         ("query=%25", 0),
         ("query=nobody", 0),

@@ -64,7 +64,14 @@ async fn the_organizations_setting_limits_a_job() {
     b.owner.patch(&at(""), &json!({ "settings": { "job_timeout_seconds": 1 } })).await.unwrap();
     let job = b.run("sleep 600").await;
     assert_eq!((text(&job, "state"), text(&job, "reason")), ("failed".into(), "timed_out".into()), "{job}");
-    for (zone, status) in [("Europe/Berlin", 200), ("UTC", 200), ("Europe/Nowhere", 400), ("FOO5", 400)] {
+    for (zone, status) in [
+        ("Europe/Berlin", 200),
+        ("UTC", 200),
+        ("Europe/Nowhere", 400),
+        ("FOO5", 400),
+        ("localtime", 400),
+        ("posix/Europe/Berlin", 400),
+    ] {
         let wish = json!({ "settings": { "timezone": zone } });
         let answer = b.owner.call(reqwest::Method::PATCH, &at(""), Some(&wish)).await.unwrap();
         assert_eq!(answer.status, status, "{zone}: {}", answer.body);

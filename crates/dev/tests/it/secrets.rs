@@ -75,6 +75,12 @@ async fn an_earlier_value_is_taken_back_and_none_is_shown() {
         let answer = org.owner.call(Method::PUT, &at, Some(&json!({ "value": "x" }))).await.unwrap();
         assert_eq!((answer.status, &answer.body["errors"][0]["pointer"]), (400, &json!("/name")), "{name}");
     }
+    // Bytes count: no variable of an environment has room for four times as many.
+    for (value, status) in [("x".repeat(32 * 1024), 200), ("\u{1f600}".repeat(8 * 1024 + 1), 400)] {
+        let at = org.at("/secrets/LONG");
+        let answer = org.owner.call(Method::PUT, &at, Some(&json!({ "value": value }))).await.unwrap();
+        assert_eq!(answer.status, status, "{}", answer.body);
+    }
     for (version, status) in [(2, 404), (99, 404), (0, 400)] {
         let answer =
             org.owner.call(Method::POST, &restore, Some(&json!({ "version": version }))).await.unwrap();

@@ -70,7 +70,12 @@ async fn a_key_is_as_fresh_as_its_making() {
         let why = org.explain(&text(&key["key"], "id"), question).await;
         assert_eq!(why["allowed"], false, "{why}");
     }
-    org.owner.post(&exports, &json!({})).await.unwrap();
+    let export = text(&org.owner.post(&exports, &json!({})).await.unwrap(), "id");
+    let (export, parts) =
+        (org.at(&format!("/exports/{export}")), org.at(&format!("/exports/{export}/parts/1")));
+    org.owner.until(&export, 60, "the export", |v| v["state"] == "ready").await.unwrap();
+    let refused = program.call(Method::GET, &parts, None).await.unwrap();
+    assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()));
 
     let mut db = stack.database("tenancy").await.unwrap();
     sqlx::query("UPDATE control.credentials SET created_at = created_at - interval '16 min'")
@@ -90,6 +95,8 @@ async fn a_key_is_as_fresh_as_its_making() {
         assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()), "{path}");
         assert!(text(&refused.body, "detail").starts_with("This key was made"), "{}", refused.body);
     }
+    let refused = owner.call(Method::GET, &parts, None).await.unwrap();
+    assert_eq!((refused.status, text(&refused.body, "code")), (403, "sign_in_again".into()), "what it holds");
     let csv = json!({ "csv": "email,role\nb@example.com,owner\nc@example.com,viewer" });
     let done = owner.post(&org.at("/invitations:import"), &csv).await.unwrap();
     let outcomes: Vec<String> =

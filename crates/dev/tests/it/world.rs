@@ -4,6 +4,8 @@ use nitejar_dev::client::{Client, text};
 use nitejar_dev::test_stack::{TestStack, connect_github, organization, person};
 use serde_json::{Value, json};
 
+use crate::dns::Dns;
+
 pub(crate) struct World {
     pub(crate) owner: Client,
     pub(crate) org: String,
@@ -225,13 +227,22 @@ pub(crate) async fn join(operator: &Client, owner: &Client, org: &str, role: &st
     (client, id)
 }
 
-/// A domain whose record was found, and by which people join who ask: as if a name server had been asked.
-pub(crate) async fn verified_domain(stack: &TestStack, owner: &Client, org: &str, name: &str) {
-    owner.post(&format!("/v1/orgs/{org}/domains"), &json!({ "name": name })).await.unwrap();
+/// A domain that is verified; people join by it who ask, where there is a name server that has its record.
+pub(crate) async fn verified_domain(
+    stack: &TestStack,
+    dns: Option<&mut Dns>,
+    owner: &Client,
+    org: &str,
+    name: &str,
+) {
+    let domain = owner.post(&format!("/v1/orgs/{org}/domains"), &json!({ "name": name })).await.unwrap();
+    if let Some(dns) = dns {
+        dns.add(&text(&domain["challenge"], "name"), &text(&domain["challenge"], "value"));
+    }
     found_record(stack, org, name).await;
 }
 
-/// The same for one that is claimed already.
+/// One that is claimed is verified from now on, as if a name server had been asked.
 pub(crate) async fn found_record(stack: &TestStack, org: &str, name: &str) {
     let mut db = stack.database("tenancy").await.unwrap();
     let number = crate::digests::number(&mut db, org).await;

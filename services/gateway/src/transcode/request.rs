@@ -84,7 +84,9 @@ pub fn build(
     }
     if let (true, Some(tag)) = (has_etag, headers.if_match) {
         let tag = tag.trim().trim_start_matches("W/").trim_matches('"');
-        if tag != "*" {
+        if tag.is_empty() || tag.contains(',') {
+            reader.note("/If-Match", "must be one ETag, or *");
+        } else if tag != "*" {
             message.set_field_by_name(ETAG, Value::String(tag.to_owned()));
         }
     }

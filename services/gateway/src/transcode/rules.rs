@@ -102,7 +102,7 @@ fn wrong_text(rules: &FieldRules, text: &str) -> Option<String> {
         );
     }
     (!rules.pattern.is_empty() && !matches_whole(&rules.pattern, text))
-        .then(|| format!("must match {}", rules.pattern))
+        .then(|| format!("must be {}", rules.says))
 }
 
 fn note(problems: &mut Vec<Violation>, pointer: &str, detail: &str) {

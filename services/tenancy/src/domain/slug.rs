@@ -38,8 +38,10 @@ const RESERVED: &[&str] = &[
     "features",
     "help",
     "home",
+    "healthz",
     "info",
     "internal",
+    "keys",
     "invitations",
     "jobs",
     "join",
@@ -48,11 +50,14 @@ const RESERVED: &[&str] = &[
     "logout",
     "mail",
     "marketplace",
+    "members",
+    "metrics",
     "new",
     "nitejar",
-    "nitejar-cloud",
     "notifications",
+    "null",
     "oauth",
+    "openapi",
     "operator",
     "operators",
     "org",
@@ -95,6 +100,7 @@ const RESERVED: &[&str] = &[
     "terms",
     "test",
     "trust",
+    "undefined",
     "user",
     "users",
     "v1",
@@ -113,8 +119,8 @@ pub fn check(slug: &str) -> Result<()> {
     if !(3..=40).contains(&slug.len()) || !plain || !parts {
         return Err(Error::invalid("/slug", "must be 3 to 40 of a-z, 0-9 and single dashes"));
     }
-    // `nitejar-support` would be taken for us, too.
-    if RESERVED.contains(&slug) || slug.starts_with("nitejar-") {
+    // `nitejar-support` and `support-nitejar` would be taken for us, too.
+    if RESERVED.contains(&slug) || slug.split('-').any(|part| part == "nitejar") {
         return Err(taken(slug, "reserved").violation("/slug", "must not be reserved"));
     }
     Ok(())
@@ -142,7 +148,7 @@ mod tests {
         for bad in ["ab", "Acme", "-acme", "acme-", "a--b", "аcme", "acme.", "a cme", long.as_str()] {
             assert_eq!(check(bad).unwrap_err().code(), Code::InvalidArgument, "{bad}");
         }
-        for reserved in RESERVED {
+        for reserved in RESERVED.iter().chain(&["nitejar-x", "support-nitejar", "x-nitejar-y"]) {
             let refused = check(reserved).unwrap_err().code();
             assert!(matches!(refused, Code::AlreadyExists | Code::InvalidArgument), "{reserved}");
         }

@@ -58,7 +58,7 @@ impl Invitations for Service {
         if !inviting::mailed_often(&mut tx, &known, self.clock.now()).await?.is_empty() {
             return Err(inviting::is_mailed_often().into());
         }
-        seats.take()?;
+        seats.invite()?;
         let custom = custom.into_iter().map(|c| c.id).collect();
         let (row, token) = self.invite(&mut tx, &ctx, email, role, custom).await?;
         let (token, now) = (token.expose().to_owned(), self.clock.now());
@@ -208,6 +208,7 @@ impl Invitations for Service {
             let detail = format!("It was sent {MOST_SENT} times. Revoke it, and make sure of the address.");
             return Err(Error::new(Code::Conflict, detail).into());
         }
+        seats.mail()?;
         // Nobody revives by it what they could not give.
         grants::may_give_now(&ctx, members::parse_role(&row.role)?)?;
         for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
@@ -274,8 +275,9 @@ impl Invitations for Service {
                     } else if let Err(error) = grants::may_give_now(&ctx, role) {
                         let again = error.code() == Code::SignInAgain;
                         Err((if again { "sign_in_again" } else { "not_permitted" }, said(error)))
-                    } else if let Err(error) = seats.take() {
-                        Err(("no_seat", said(error)))
+                    } else if let Err(error) = seats.invite() {
+                        let seat = error.code() == Code::SeatsLimit;
+                        Err((if seat { "no_seat" } else { "invited_too_often" }, said(error)))
                     } else {
                         Ok(self.invite(&mut tx, &ctx, email, role, Vec::new()).await?.0)
                     }

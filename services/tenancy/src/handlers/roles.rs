@@ -312,7 +312,12 @@ fn check(ctx: &RequestCtx, role: &RoleRow, had: Option<&RoleRow>) -> Result<()> 
 /// [`roles::one_at_a_time`].
 async fn check_new_name(tx: &mut TenantTx, role: &RoleRow) -> Result<()> {
     let (name, others) = roles::compared_names(tx.conn(), &role.id, &role.name).await?;
-    let folded = |name: &str| name.trim().to_lowercase();
+    // How what stands before it is drawn makes no other name.
+    let selects = |c: &char| ('\u{fe00}'..='\u{fe0f}').contains(c);
+    let folded = |name: &str| {
+        let shown: String = name.chars().filter(|c| !selects(c)).collect();
+        shown.trim().to_lowercase()
+    };
     let looks = |name: &str| skeleton(&folded(name)).collect::<String>().to_lowercase();
     if Role::ALL.into_iter().any(|fixed| looks(fixed.as_str()) == looks(&name)) {
         return Err(Error::invalid("/name", "must not be that of a fixed role, nor look like it"));

@@ -30,6 +30,10 @@ impl Secrets for Service {
         let ctx = ctx(&request)?;
         let pb::SetSecretRequest { name, value, .. } = request.into_inner();
         check_name(&name)?;
+        // The gateway counts characters.
+        if value.len() > LONGEST {
+            return Err(Error::invalid("/value", format!("must be at most {LONGEST} bytes of UTF-8")).into());
+        }
         let mut tx = self.db.tenant(&ctx).await?;
         secrets::hold_data_keys(tx.conn()).await.map_err(Error::from)?;
         let before = secrets::lock_version(tx.conn(), &name).await.map_err(Error::from)?;
@@ -193,6 +197,9 @@ impl Service {
         Ok(row)
     }
 }
+
+/// Bytes of a value: a variable of a job's environment can't have more than four times as many.
+const LONGEST: usize = 32 * 1024;
 
 /// Also the gateway checks it; but here it becomes part of what the encryption is bound to.
 fn check_name(name: &str) -> Result<()> {

@@ -156,6 +156,14 @@ pub async fn mailed_often(
     .await
 }
 
+/// How many mails were sent by invitations that were made since then.
+pub async fn count_mailed(conn: &mut PgConnection, since: DateTime<Utc>) -> sqlx::Result<i64> {
+    sqlx::query_scalar("SELECT coalesce(sum(sent), 0) FROM invitations WHERE created_at > $1")
+        .bind(since)
+        .fetch_one(conn)
+        .await
+}
+
 /// Whose right a locked one hands on; empty when it is older than such notes.
 pub async fn giver(conn: &mut PgConnection, id: &str) -> sqlx::Result<String> {
     sqlx::query_scalar("SELECT invited_by FROM invitations WHERE id = $1").bind(id).fetch_one(conn).await

@@ -76,8 +76,10 @@ pub async fn hold(conn: &mut PgConnection, user: &str) -> sqlx::Result<Option<Me
     .await
 }
 
-/// All owners, locked: two who leave at the same time can't both believe that the other stays.
+/// All owners, locked: two who leave at the same time can't both believe that the other stays. The organization is locked
+/// first: whoever waits for another change sees afterwards whom that made an owner.
 pub async fn lock_owners(conn: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    sqlx::query("SELECT FROM org FOR UPDATE").execute(&mut *conn).await?;
     sqlx::query_scalar("SELECT user_id FROM members WHERE role = 'owner' ORDER BY user_id FOR UPDATE")
         .fetch_all(conn)
         .await
@@ -100,7 +102,8 @@ pub async fn with_emails(conn: &mut PgConnection, emails: &[String]) -> sqlx::Re
     sqlx::query_scalar("SELECT email FROM members WHERE email = ANY ($1)").bind(emails).fetch_all(conn).await
 }
 
-/// Members after an id; empty texts do not filter.
+/// Members after an id; empty texts do not filter. Letters of every script have a case, which the database's own collation may
+/// not know.
 pub async fn list(
     conn: &mut PgConnection,
     query: &str,
@@ -110,7 +113,8 @@ pub async fn list(
 ) -> sqlx::Result<Vec<MemberRow>> {
     sqlx::query_as(
         "SELECT user_id, email, name, role, joined_at FROM members WHERE user_id > $1 \
-         AND ($3 = '' OR position(lower($3) IN lower(name || ' ' || email)) > 0) AND ($4 = '' OR role = $4) \
+         AND ($3 = '' OR position(lower($3 COLLATE \"und-x-icu\") IN lower(name || ' ' || email COLLATE \"und-x-icu\")) > 0) \
+         AND ($4 = '' OR role = $4) \
          ORDER BY user_id LIMIT $2",
     )
     .bind(after)

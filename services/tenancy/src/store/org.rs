@@ -23,10 +23,12 @@ pub struct OrgRow {
     pub version: i64,
 }
 
-/// Whether PostgreSQL, which has the IANA database, knows a time zone of that name.
+/// Whether PostgreSQL, which has the IANA database, knows a time zone of that name: none of the files beside it, which say what
+/// the database's own machine is set to.
 pub async fn is_timezone(conn: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
     sqlx::query_scalar(
-        "SELECT $1 = 'UTC' OR EXISTS (SELECT FROM pg_catalog.pg_timezone_names WHERE name = $1)",
+        "SELECT $1 = 'UTC' OR EXISTS (SELECT FROM pg_catalog.pg_timezone_names WHERE name = $1 \
+         AND name NOT IN ('localtime', 'posixrules', 'Factory') AND name !~ '^(posix|right)/')",
     )
     .bind(name)
     .fetch_one(conn)

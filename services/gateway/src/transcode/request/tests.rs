@@ -54,6 +54,10 @@ fn a_patch_writes_what_its_body_names() {
         v["updateMask"].as_str().unwrap().to_owned()
     };
     assert_eq!(mask(r#"{"name":"x"}"#), "name");
+    // Not taken for none, nor for one that no ETag is.
+    for wrong in ["", "\"v3\", \"v4\""] {
+        assert!(attempt("PATCH", "/v1/orgs/ORG", Some(wrong), r#"{"name":"x"}"#).is_err(), "{wrong:?}");
+    }
     assert_eq!(
         mask(r#"{"settings":{"timezone":"UTC","job_timeout_seconds":0}}"#),
         "settings.timezone,settings.jobTimeoutSeconds"
@@ -102,7 +106,7 @@ fn everything_wrong_is_told_with_its_pointer() {
     );
     assert_eq!(
         problems("POST", "/v1/orgs", r#"{"slug":"A b","name":""}"#),
-        ["/slug must match [a-z0-9]+(-[a-z0-9]+)*", "/name must be given"]
+        ["/slug must be of a-z, 0-9 and single dashes between them", "/name must be given"]
     );
     assert_eq!(
         problems("PATCH", "/v1/orgs/ORG", r#"{"etag":"v1"}"#),
