@@ -140,6 +140,9 @@ pub enum Orgs {
     Export {
         /// The folder.
         to: std::path::PathBuf,
+        /// An export that was begun before, instead of a new one.
+        #[arg(long, value_name = "exp_…")]
+        id: Option<String>,
     },
     /// Offer its ownership to a member; you become an admin when they accept.
     OfferOwnership {

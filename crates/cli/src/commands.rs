@@ -167,7 +167,7 @@ impl Here {
                 let org = self.post(&self.at(":restore").await?, json!({})).await?;
                 self.shape.done("It is kept.", &org)
             }
-            Orgs::Export { to } => self.export(&to).await,
+            Orgs::Export { to, id } => self.export(&to, id).await,
             Orgs::OfferOwnership { user } => {
                 let offer =
                     self.post(&self.at("/ownership-offer").await?, json!({ "user_id": user })).await?;

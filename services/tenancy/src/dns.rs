@@ -1,8 +1,8 @@
 //! What the DNS says, asked anew each time: whoever has just made a record does not wait for a kept answer to end.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hickory_resolver::TokioResolver;
@@ -19,48 +19,62 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Records of one answer, and bytes of one record, that are looked at.
 const MOST: usize = 100;
 const LONGEST: usize = 1024;
-/// Questions at a time, of owners and of joiners: name servers of theirs decide how long each takes.
+/// Questions at a time, one of each organization: name servers of theirs decide how long each takes.
 const AT_A_TIME: usize = 64;
 
 /// Asks one resolver.
 #[derive(Debug)]
 pub(crate) struct Dns {
     resolver: Option<SocketAddr>,
-    places: Semaphore,
-    places_of_joiners: Semaphore,
-    asking: Mutex<HashSet<OrgId>>,
+    /// Who verifies does not wait for who joins.
+    verifying: Questions,
+    joining: Questions,
 }
 
-/// The one question of an organization.
-struct Asking<'a>(&'a Dns, &'a OrgId);
+/// Questions of one kind.
+#[derive(Debug)]
+struct Questions {
+    places: Semaphore,
+    /// Organizations that ask, or wait until they may.
+    turns: Mutex<HashMap<OrgId, Arc<Semaphore>>>,
+}
 
-impl Drop for Asking<'_> {
-    fn drop(&mut self) {
-        self.0.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(self.1);
+impl Questions {
+    fn new() -> Self {
+        Self { places: Semaphore::new(AT_A_TIME), turns: Mutex::default() }
+    }
+
+    /// The one turn of an organization, to be taken and given back.
+    fn turn_of(&self, org: &OrgId) -> Arc<Semaphore> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        Arc::clone(turns.entry(org.clone()).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
 }
 
 impl Dns {
     /// Of that resolver; of the system's when there is none.
     pub(crate) fn new(resolver: Option<SocketAddr>) -> Self {
-        let places = || Semaphore::new(AT_A_TIME);
-        Self { resolver, places: places(), places_of_joiners: places(), asking: Mutex::default() }
+        Self { resolver, verifying: Questions::new(), joining: Questions::new() }
     }
 
-    /// The TXT records of a name, for an organization, which asks one question at a time; empty when it has none.
+    /// The TXT records of a name, for an organization that verifies it; empty when it has none.
     pub(crate) async fn texts(&self, org: &OrgId, name: &str) -> Result<Vec<String>> {
-        if !self.asking.lock().unwrap_or_else(PoisonError::into_inner).insert(org.clone()) {
+        let turn = self.verifying.turn_of(org);
+        let _turn = turn.try_acquire().map_err(|_| {
             let detail =
                 "A domain of this organization is being looked up at this moment. Try again when it is done.";
-            return Err(Error::new(Code::Conflict, detail));
-        }
-        let _asking = Asking(self, org);
-        self.look(&self.places, name).await
+            Error::new(Code::Conflict, detail)
+        })?;
+        self.look(&self.verifying.places, name).await
     }
 
-    /// The same for somebody who joins.
-    pub(crate) async fn texts_for_joiner(&self, name: &str) -> Result<Vec<String>> {
-        self.look(&self.places_of_joiners, name).await
+    /// The same for somebody who joins an organization, and waits for others who do.
+    pub(crate) async fn texts_for_joiner(&self, org: &OrgId, name: &str) -> Result<Vec<String>> {
+        let turn = self.joining.turn_of(org);
+        let waited = tokio::time::timeout(DEADLINE, turn.acquire()).await;
+        let _turn = waited.map_err(|_| failed("others who join are looked up before"))?;
+        self.look(&self.joining.places, name).await
     }
 
     async fn look(&self, places: &Semaphore, name: &str) -> Result<Vec<String>> {
@@ -72,7 +86,10 @@ impl Dns {
             Err(error) if error.is_no_records_found() => return Ok(Vec::new()),
             Err(error) => return Err(failed(error)),
         };
-        let texts = answer.answers().iter().take(MOST).filter_map(|record| match &record.data {
+        if answer.answers().len() > MOST {
+            return Err(failed("more records than are looked at"));
+        }
+        let texts = answer.answers().iter().filter_map(|record| match &record.data {
             // A text longer than 255 bytes comes in parts.
             RData::TXT(txt) => Some(txt.txt_data.concat()),
             _ => None,

@@ -26,8 +26,6 @@ pub(crate) const LIFETIME: Duration = Duration::days(7);
 pub(crate) struct Seats {
     taken: i64,
     limit: Option<i64>,
-    /// Mails that invitations may still send today.
-    mails: i64,
 }
 
 impl Seats {
@@ -43,28 +41,32 @@ impl Seats {
         if counting_pending {
             taken += invitations::count_pending(tx.conn(), now).await?;
         }
-        let mailed = invitations::count_mailed(tx.conn(), now - Duration::days(1)).await?;
-        // A revoked invitation frees its seat, and has been mailed.
-        let most = limit.map_or(MOST_MAILS, |seats| MOST_MAILS.min(20 + 4 * seats));
-        Ok(Self { taken, limit, mails: most - mailed })
+        Ok(Self { taken, limit })
     }
 
-    /// Takes one, and the mail of its invitation, if there is one.
-    pub(crate) fn invite(&mut self) -> Result<()> {
+    /// Takes one, and the mail that its invitation goes with; or neither.
+    pub(crate) async fn invite(
+        &mut self,
+        tx: &mut TenantTx,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> Result<()> {
         self.take()?;
-        self.mail()
+        let mailed = self.mail(tx, now).await;
+        if mailed.is_err() {
+            self.taken -= 1;
+        }
+        mailed
     }
 
-    /// Takes one more mail of an invitation.
-    pub(crate) fn mail(&mut self) -> Result<()> {
-        if self.mails <= 0 {
-            return Err(Error::new(
-                Code::Conflict,
-                "The organization has sent as many invitations as its seats allow within a day. Try again tomorrow.",
-            ));
+    /// Takes one more mail of an invitation: a revoked one frees its seat, and has been mailed.
+    pub(crate) async fn mail(&self, tx: &mut TenantTx, now: chrono::DateTime<chrono::Utc>) -> Result<()> {
+        let most = self.limit.map_or(MOST_MAILS, |seats| MOST_MAILS.min(20 + 4 * seats));
+        if org::count_mail(tx.conn(), now, now - Duration::days(1), most).await? {
+            return Ok(());
         }
-        self.mails -= 1;
-        Ok(())
+        let detail =
+            format!("The organization has sent {most} invitations within a day. Try again tomorrow.");
+        Err(Error::new(Code::Conflict, detail))
     }
 
     /// Takes one, if there is one.

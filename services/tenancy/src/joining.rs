@@ -82,8 +82,17 @@ impl Service {
         holder: &Holder,
         user: &UserRow,
     ) -> Result<(TenantTx, MemberRow)> {
-        // If not, it has lapsed, and opens nothing to anybody.
-        self.stands(ctx, holder).await?;
+        let mut tx = self.db.tenant_read(ctx).await?;
+        let may = self.may_join(&mut tx, holder, user).await?;
+        tx.commit().await?;
+        // Who may not anyway asks nobody's name servers.
+        if may && !self.stands(ctx, holder).await? {
+            let detail = format!(
+                "The record that shows {} to be this organization's is missing. Ask its owners to put it back, or to invite you.",
+                holder.name
+            );
+            return Err(Error::new(Code::DomainRecordMissing, detail));
+        }
         let limit = self.entitlements(ctx).await?.seats_limit;
         let mut tx = self.db.tenant(ctx).await?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;

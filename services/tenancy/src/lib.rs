@@ -159,6 +159,11 @@ pub const SCHEMA: Schema = Schema {
             name: "invited by",
             sql: include_str!("../migrations/tenant/0010_invited_by.sql"),
         },
+        Migration {
+            version: 11,
+            name: "records and mails",
+            sql: include_str!("../migrations/tenant/0011_records_and_mails.sql"),
+        },
     ],
     shared: &[
         SharedTable { table: "memberships", owner: Owner::Org },

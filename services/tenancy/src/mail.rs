@@ -93,11 +93,29 @@ impl Mail {
     }
 
     /// A domain's record is gone.
-    pub(crate) fn domain_lapsed(to: &str, org: &str, domain: &str, record: &str, value: &str) -> Self {
+    pub(crate) fn domain_record_missing(
+        to: &str,
+        org: &str,
+        domain: &str,
+        record: &str,
+        value: &str,
+    ) -> Self {
         let text = format!(
-            "The domain {domain} is no longer verified for {org}: the TXT record that showed it to be yours is gone. Nobody joins\n\
-             by it any more; who is a member stays one.\n\nIf the domain is still yours, put the record back\n\n    {record}\n    {value}\n\n\
-             and run\n\n    nitejar domains verify {domain}\n\nKeep it there: it is looked at whenever somebody joins.\n"
+            "The TXT record that shows {domain} to belong to {org} is not there. Until it is back nobody joins by the domain; who is\n\
+             a member stays one.\n\nIf the domain is still yours, put the record back:\n\n    {record}\n    {value}\n\n\
+             It is looked at whenever somebody joins; nitejar domains verify {domain} looks at once. If the domain is somebody\n\
+             else's now, remove it: nitejar domains remove {domain}\n"
+        );
+        Self { to: to.to_owned(), subject: format!("The record of {domain} is missing"), text }
+    }
+
+    /// A domain is another organization's.
+    pub(crate) fn domain_lapsed(to: &str, org: &str, domain: &str) -> Self {
+        let text = format!(
+            "The domain {domain} is no longer verified for {org}: another organization has shown by a record in its DNS that it is\n\
+             theirs, and the record that showed it to be yours is gone. Nobody joins {org} by it any more; who is a member stays one.\n\n\
+             If it is yours, look who changes its DNS, then make the new record that nitejar domains list shows, and run\n\n\
+             \x20   nitejar domains verify {domain}\n"
         );
         Self { to: to.to_owned(), subject: format!("{domain} is no longer verified"), text }
     }

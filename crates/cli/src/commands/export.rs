@@ -9,23 +9,25 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::Here;
+use crate::api::part;
 use crate::failure::{Failure, Result};
+use crate::output::aside;
 
 /// How often to ask whether it is ready.
 const EVERY: Duration = Duration::from_millis(500);
 
 impl Here {
-    pub(super) async fn export(&self, to: &Path) -> Result<()> {
+    pub(super) async fn export(&self, to: &Path, id: Option<String>) -> Result<()> {
         let wrong = |error: std::io::Error| Failure::new(format!("{}: {error}", to.display()));
-        std::fs::create_dir(to).map_err(|error| match error.kind() {
-            std::io::ErrorKind::AlreadyExists => Failure::new(format!(
-                "{} is there already. Name a folder that is not: it is made.",
-                to.display()
-            )),
-            _ => wrong(error),
-        })?;
-        let begun = self.post(&self.at("/exports").await?, json!({})).await?;
-        let path = self.at(&format!("/exports/{}", text(&begun, "id"))).await?;
+        if to.exists() {
+            let text = format!("{} is there already. Name a folder that is not: it is made.", to.display());
+            return Err(Failure::new(text));
+        }
+        let id = match id {
+            Some(id) => id,
+            None => text(&self.post(&self.at("/exports").await?, json!({})).await?, "id"),
+        };
+        let path = self.at(&format!("/exports/{}", part(&id))).await?;
         let export = loop {
             let export = self.get(&path).await?;
             match text(&export, "state").as_str() {
@@ -34,9 +36,12 @@ impl Here {
                 _ => return Err(Failure::new("The export failed. Begin another one.")),
             }
         };
+        std::fs::create_dir(to).map_err(wrong)?;
         let parts = export["parts"].as_array().cloned().unwrap_or_default();
         for (i, part) in parts.iter().enumerate() {
-            let bytes = self.api.bytes(&format!("{path}/parts/{}", part["number"])).await?;
+            let bytes = self.api.bytes(&format!("{path}/parts/{}", part["number"])).await.inspect_err(|_| {
+                aside(&format!("It is kept for 7 days. Fetch it into another folder: nitejar orgs export --id {id} FOLDER"));
+            })?;
             if hex(&Sha256::digest(&bytes)) != text(part, "sha256") {
                 return Err(Failure::new(format!("Part {} arrived changed. Run it again.", part["number"])));
             }

@@ -57,7 +57,9 @@ async fn an_invitation_is_mailed_sent_again_declined_and_good_for_one() {
     }
     assert_eq!(code(&owner, Method::POST, &path, json!({})).await, (409, "conflict".into()));
     // Nor does a revoked one, which frees its seat, make room for as many mails as one likes: five seats are good for 40 a day.
-    let mut sent = 12;
+    let kept = json!({ "email": "kept@example.com", "role": "viewer" });
+    let kept = owner.post(&at("/invitations"), &kept).await.unwrap();
+    let mut sent = 13;
     let refused = loop {
         let wish = json!({ "email": format!("stranger{sent}@example.com"), "role": "viewer" });
         let answer = owner.call(Method::POST, &at("/invitations"), Some(&wish)).await.unwrap();
@@ -69,6 +71,10 @@ async fn an_invitation_is_mailed_sent_again_declined_and_good_for_one() {
         assert!(sent <= 40, "more mails than there should be");
     };
     assert_eq!((sent, refused.status, text(&refused.body, "code")), (40, 409, "conflict".into()));
+    let path = at(&format!("/invitations/{}:resend", text(&kept["invitation"], "id")));
+    let again = owner.call(Method::POST, &path, Some(&json!({}))).await.unwrap();
+    assert_eq!(again.status, 409);
+    assert!(text(&again.body, "detail").contains("sent 40 invitations"), "{}", again.body);
     let table = json!({ "csv": "email\none.more@example.com\n" });
     let done = owner.post(&at("/invitations:import"), &table).await.unwrap();
     assert_eq!(done["rows"][0]["outcome"], "invited_too_often");

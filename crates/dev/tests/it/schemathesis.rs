@@ -40,6 +40,7 @@ const BEYOND_SCHEMAS: &[&str] = &[
     "must be the organization's slug",
     "must not be that of a fixed role",
     "must be an IANA time zone",
+    "bytes of UTF-8",
 ];
 
 /// What it found, but for those.

@@ -42,7 +42,7 @@ fn advice(code: Code) -> &'static str {
         Code::InvitationUnusable => "Ask for a new invitation.",
         Code::SignInLinkUnusable => "Ask for a new link, in the browser that will open it.",
         Code::DomainRecordMissing => {
-            "Make the TXT record that `detail` names, wait until it is seen, and verify again."
+            "Make the TXT record that `detail` names, or ask the owners of the organization to; wait until it is seen, and repeat it."
         }
         Code::DomainLookupFailed => "Look whether the domain's name servers answer, then repeat it.",
         Code::InstallationBound => "Disconnect it from the other organization first.",

@@ -110,8 +110,8 @@ fn operation(route: &Route, schemas: &mut schema::Schemas) -> Value {
     }
     if etag {
         parameters.push(json!({
-            "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 64, "pattern": "^[ -~]*$"},
-            "description": "The ETag that was read. A change in between is refused with 412.",
+            "name": "If-Match", "in": "header", "required": false, "schema": {"type": "string", "maxLength": 64, "pattern": "^[ -+\\--~]*[#-+\\-.0-VX-~][ -+\\--~]*$"},
+            "description": "One ETag, as it was read. A change in between is refused with 412.",
         }));
     }
     if method.is_server_streaming() && input.get_field_by_name(request::AFTER).is_some() {
@@ -300,7 +300,9 @@ fn refusals(route: &Route, etag: bool) -> std::collections::BTreeMap<u16, Vec<Co
         (_, "AcceptInvitation") => codes.extend([Code::InvitationUnusable, Code::SeatsLimit]),
         (_, "DeclineInvitation") => codes.push(Code::InvitationUnusable),
         (_, "CreateInvitation") => codes.extend([Code::SeatsLimit, Code::FeatureNotInPlan]),
-        (_, "JoinOrg") => codes.extend([Code::SeatsLimit, Code::DomainLookupFailed]),
+        (_, "JoinOrg") => {
+            codes.extend([Code::SeatsLimit, Code::DomainRecordMissing, Code::DomainLookupFailed])
+        }
         (_, "CreateOrg") => codes.push(Code::TooManyOrgs),
         (_, "VerifyDomain") => codes.extend([Code::DomainRecordMissing, Code::DomainLookupFailed]),
         (_, "CreateRole" | "UpdateRole" | "SetMemberRoles" | "CreateKey") => {

@@ -48,7 +48,7 @@ pub fn read(table: &str, role: Role) -> Result<Vec<Row>> {
         let line = line_of(table, &record);
         let address = record.get(mail).unwrap_or_default();
         let given = roles.and_then(|i| record.get(i)).unwrap_or_default().to_lowercase();
-        let wish = match record.len() > head.len() {
+        let wish = match record.iter().skip(head.len()).any(|field| !field.is_empty()) {
             true => Err(("invalid", "The row has more fields than the first row names.".to_owned())),
             false => judge(address, &given, role),
         };
@@ -81,11 +81,16 @@ fn broken_quotes(table: &str) -> Option<usize> {
                         Some(_) => {}
                     }
                 }
+                while matches!(chars.peek(), Some(' ' | '\t')) {
+                    chars.next();
+                }
                 if !matches!(chars.peek(), None | Some(',' | '\r' | '\n')) {
                     return Some(opened);
                 }
             }
             '\n' => line += 1,
+            // With a line feed behind it, that counts.
+            '\r' if chars.peek() != Some(&'\n') => line += 1,
             _ => {}
         }
         begins = matches!(c, ',' | '\r' | '\n');

@@ -30,11 +30,12 @@ impl Domains for Service {
         let row = DomainRow {
             id: DomainId::new(&*self.clock).to_string(),
             name: domain_name::normalized(&request.get_ref().name)?,
-            token: hex::encode(nitejar_common::rng::bytes::<16>()),
+            token: lapsing::new_token(),
             joining: "manual".into(),
             role: "viewer".into(),
             created_at: self.clock.now(),
             verified_at: None,
+            missed_at: None,
         };
         let mut tx = self.db.tenant(&ctx).await?;
         org::lock(tx.conn()).await.map_err(Error::from)?;
@@ -80,16 +81,17 @@ impl Domains for Service {
         let ctx = ctx(&request)?;
         let id = &request.get_ref().domain_id;
         let row = self.domain(&ctx, id).await?;
+        let (name, value) = domain_name::challenge(&row.name, &row.token);
+        let asked_at = self.clock.now();
+        let texts = self.dns.texts(ctx.tenant()?, &name).await?;
+        if !lapsing::says(&texts, &value) {
+            let detail = format!(
+                "There is no TXT record {name} with the text {value}. New records can take a while to be seen."
+            );
+            return Err(Error::new(Code::DomainRecordMissing, detail).into());
+        }
         if row.verified_at.is_none() {
-            let (name, value) = domain_name::challenge(&row.name, &row.token);
-            let texts = self.dns.texts(ctx.tenant()?, &name).await?;
-            if !lapsing::says(&texts, &value) {
-                let detail = format!(
-                    "There is no TXT record {name} with the text {value}. New records can take a while to be seen."
-                );
-                return Err(Error::new(Code::DomainRecordMissing, detail).into());
-            }
-            self.free_if_gone(&row.name, &texts).await?;
+            self.free_if_gone(&row.name, &texts, asked_at).await?;
         }
         let mut tx = self.db.tenant(&ctx).await?;
         let mut row = lock(&mut tx, id).await?;
@@ -99,6 +101,8 @@ impl Domains for Service {
                 return Err(taken().into());
             }
             self.audit_domain(&mut tx, &ctx, "domain.verified", &row, &[]).await?;
+        } else if domains::note_record(tx.conn(), &row, None).await.map_err(Error::from)? {
+            row.missed_at = None;
         }
         tx.answer(to_pb(row)).await
     }
@@ -227,5 +231,6 @@ fn to_pb(row: DomainRow) -> pb::Domain {
         role: row.role,
         created_at: Some(to_proto(row.created_at)),
         verified_at: row.verified_at.map(to_proto),
+        record_missing_since: row.missed_at.map(to_proto),
     }
 }

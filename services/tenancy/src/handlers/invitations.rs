@@ -41,6 +41,8 @@ impl Invitations for Service {
             has_feature(&allowed, CUSTOM_ROLES)?;
         }
         let mut tx = self.db.tenant(&ctx).await?;
+        // In the order in which everybody locks: before the organization, and that before roles.
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let mut seats = Seats::lock(&mut tx, limit, self.clock.now(), true).await?;
         let custom = self.roles_to_give(&mut tx, &ctx, r.role_ids, &[]).await?;
         if !rows::with_emails(tx.conn(), std::slice::from_ref(&email)).await.map_err(Error::from)?.is_empty()
@@ -58,7 +60,7 @@ impl Invitations for Service {
         if !inviting::mailed_often(&mut tx, &known, self.clock.now()).await?.is_empty() {
             return Err(inviting::is_mailed_often().into());
         }
-        seats.invite()?;
+        seats.invite(&mut tx, self.clock.now()).await?;
         let custom = custom.into_iter().map(|c| c.id).collect();
         let (row, token) = self.invite(&mut tx, &ctx, email, role, custom).await?;
         let (token, now) = (token.expose().to_owned(), self.clock.now());
@@ -198,6 +200,7 @@ impl Invitations for Service {
         let now = self.clock.now();
         let limit = self.entitlements(&ctx).await?.seats_limit;
         let mut tx = self.db.tenant(&ctx).await?;
+        roles::one_at_a_time(tx.conn()).await.map_err(Error::from)?;
         let mut seats = Seats::lock(&mut tx, limit, now, true).await?;
         let row = invitations::lock(tx.conn(), id).await.map_err(Error::from)?;
         let mut row = row.ok_or_else(|| Error::not_found(format!("invitation {id}")))?;
@@ -208,7 +211,10 @@ impl Invitations for Service {
             let detail = format!("It was sent {MOST_SENT} times. Revoke it, and make sure of the address.");
             return Err(Error::new(Code::Conflict, detail).into());
         }
-        seats.mail()?;
+        let known = [row.email.clone()];
+        if !inviting::mailed_often(&mut tx, &known, now).await?.is_empty() {
+            return Err(inviting::is_mailed_often().into());
+        }
         // Nobody revives by it what they could not give.
         grants::may_give_now(&ctx, members::parse_role(&row.role)?)?;
         for custom in roles::lock(tx.conn(), &row.role_ids).await.map_err(Error::from)? {
@@ -223,11 +229,11 @@ impl Invitations for Service {
             }
             seats.take()?;
         }
+        seats.mail(&mut tx, now).await?;
         let token = key::generate(KeyKind::Invitation);
         row.expires_at = now + LIFETIME;
-        invitations::renew(tx.conn(), id, &key::sha256(token.expose()), row.expires_at, &ctx.actor.id)
-            .await
-            .map_err(Error::from)?;
+        let (hash, times) = (key::sha256(token.expose()), (now, row.expires_at));
+        invitations::renew(tx.conn(), id, &hash, times, &ctx.actor.id).await.map_err(Error::from)?;
         self.mail_invitation(&mut tx, &ctx, &row, &token).await?;
         let details = [("email", row.email.clone())];
         let target = ("invitation", id.as_str());
@@ -275,7 +281,7 @@ impl Invitations for Service {
                     } else if let Err(error) = grants::may_give_now(&ctx, role) {
                         let again = error.code() == Code::SignInAgain;
                         Err((if again { "sign_in_again" } else { "not_permitted" }, said(error)))
-                    } else if let Err(error) = seats.invite() {
+                    } else if let Err(error) = seats.invite(&mut tx, now).await {
                         let seat = error.code() == Code::SeatsLimit;
                         Err((if seat { "no_seat" } else { "invited_too_often" }, said(error)))
                     } else {

@@ -20,6 +20,8 @@ pub struct DomainRow {
     pub created_at: DateTime<Utc>,
     /// Since when it is verified.
     pub verified_at: Option<DateTime<Utc>>,
+    /// Since when its record is not found.
+    pub missed_at: Option<DateTime<Utc>>,
 }
 
 /// Adds one.
@@ -40,9 +42,11 @@ pub async fn insert(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<()
 
 /// All of them.
 pub async fn list(conn: &mut PgConnection) -> sqlx::Result<Vec<DomainRow>> {
-    sqlx::query_as("SELECT id, name, token, joining, role, created_at, verified_at FROM domains ORDER BY id")
-        .fetch_all(conn)
-        .await
+    sqlx::query_as(
+        "SELECT id, name, token, joining, role, created_at, verified_at, missed_at FROM domains ORDER BY id",
+    )
+    .fetch_all(conn)
+    .await
 }
 
 /// How many there are.
@@ -53,20 +57,25 @@ pub async fn count(conn: &mut PgConnection) -> sqlx::Result<i64> {
 /// One.
 pub async fn get(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<DomainRow>> {
     sqlx::query_as(
-        "SELECT id, name, token, joining, role, created_at, verified_at FROM domains WHERE id = $1",
+        "SELECT id, name, token, joining, role, created_at, verified_at, missed_at FROM domains WHERE id = $1",
     )
     .bind(id)
     .fetch_optional(conn)
     .await
 }
 
-/// A verified one by its name, locked.
-pub async fn lock_verified(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<DomainRow>> {
+/// One that was verified before then, by its name, locked.
+pub async fn lock_verified(
+    conn: &mut PgConnection,
+    name: &str,
+    before: DateTime<Utc>,
+) -> sqlx::Result<Option<DomainRow>> {
     sqlx::query_as(
-        "SELECT id, name, token, joining, role, created_at, verified_at FROM domains \
-         WHERE name = $1 AND verified_at IS NOT NULL FOR UPDATE",
+        "SELECT id, name, token, joining, role, created_at, verified_at, missed_at FROM domains \
+         WHERE name = $1 AND verified_at < $2 FOR UPDATE",
     )
     .bind(name)
+    .bind(before)
     .fetch_optional(conn)
     .await
 }
@@ -74,7 +83,7 @@ pub async fn lock_verified(conn: &mut PgConnection, name: &str) -> sqlx::Result<
 /// One, locked.
 pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<DomainRow>> {
     sqlx::query_as(
-        "SELECT id, name, token, joining, role, created_at, verified_at FROM domains WHERE id = $1 FOR UPDATE",
+        "SELECT id, name, token, joining, role, created_at, verified_at, missed_at FROM domains WHERE id = $1 FOR UPDATE",
     )
     .bind(id)
     .fetch_optional(conn)
@@ -83,11 +92,12 @@ pub async fn lock(conn: &mut PgConnection, id: &str) -> sqlx::Result<Option<Doma
 
 /// Keeps a locked one as it is now. A verified one also in the directory: false when another organization has it there.
 pub async fn save(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<bool> {
-    sqlx::query("UPDATE domains SET joining = $2, role = $3, verified_at = $4 WHERE id = $1")
+    sqlx::query("UPDATE domains SET joining = $2, role = $3, verified_at = $4, missed_at = $5 WHERE id = $1")
         .bind(&row.id)
         .bind(&row.joining)
         .bind(&row.role)
         .bind(row.verified_at)
+        .bind(row.missed_at)
         .execute(&mut *conn)
         .await?;
     if row.verified_at.is_none() {
@@ -101,10 +111,29 @@ pub async fn save(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<bool
         .await
 }
 
-/// A locked one is to be verified anew, and free for others.
-pub async fn lapse(conn: &mut PgConnection, row: &DomainRow) -> sqlx::Result<()> {
-    sqlx::query("UPDATE domains SET verified_at = NULL WHERE id = $1")
+/// Notes whether the record was there. False when that was known, or the domain is verified no more.
+pub async fn note_record(
+    conn: &mut PgConnection,
+    row: &DomainRow,
+    missed_at: Option<DateTime<Utc>>,
+) -> sqlx::Result<bool> {
+    let done = sqlx::query(
+        "UPDATE domains SET missed_at = $3 \
+         WHERE id = $1 AND token = $2 AND verified_at IS NOT NULL AND (missed_at IS NULL) <> ($3 IS NULL)",
+    )
+    .bind(&row.id)
+    .bind(&row.token)
+    .bind(missed_at)
+    .execute(conn)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// A locked one is to be verified anew, by another record, and free for others.
+pub async fn lapse(conn: &mut PgConnection, row: &DomainRow, token: &str) -> sqlx::Result<()> {
+    sqlx::query("UPDATE domains SET verified_at = NULL, missed_at = NULL, token = $2 WHERE id = $1")
         .bind(&row.id)
+        .bind(token)
         .execute(&mut *conn)
         .await?;
     sqlx::query("SELECT control.domain_remove($1)").bind(&row.name).execute(conn).await?;
@@ -152,10 +181,11 @@ pub async fn org_of(conn: &mut PgConnection, name: &str) -> sqlx::Result<Option<
         .await
 }
 
-/// The token of its challenge, if it still is so: asked of the holder itself.
-pub async fn still_opens(conn: &mut PgConnection, holder: &Holder) -> sqlx::Result<Option<String>> {
-    sqlx::query_scalar(
-        "SELECT token FROM domains WHERE name = $1 AND joining = $2 AND role = $3 AND verified_at IS NOT NULL",
+/// The domain, if it still is so: asked of the holder itself.
+pub async fn still_opens(conn: &mut PgConnection, holder: &Holder) -> sqlx::Result<Option<DomainRow>> {
+    sqlx::query_as(
+        "SELECT id, name, token, joining, role, created_at, verified_at, missed_at FROM domains \
+         WHERE name = $1 AND joining = $2 AND role = $3 AND verified_at IS NOT NULL",
     )
     .bind(&holder.name)
     .bind(&holder.joining)

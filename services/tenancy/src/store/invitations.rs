@@ -147,21 +147,13 @@ pub async fn mailed_often(
     most: i64,
 ) -> sqlx::Result<Vec<String>> {
     sqlx::query_scalar(
-        "SELECT email FROM invitations WHERE email = ANY ($1) AND created_at > $2 GROUP BY email HAVING sum(sent) >= $3",
+        "SELECT email FROM invitations WHERE email = ANY ($1) AND coalesce(sent_at, created_at) > $2 GROUP BY email HAVING sum(sent) >= $3",
     )
     .bind(emails)
     .bind(since)
     .bind(most)
     .fetch_all(conn)
     .await
-}
-
-/// How many mails were sent by invitations that were made since then.
-pub async fn count_mailed(conn: &mut PgConnection, since: DateTime<Utc>) -> sqlx::Result<i64> {
-    sqlx::query_scalar("SELECT coalesce(sum(sent), 0) FROM invitations WHERE created_at > $1")
-        .bind(since)
-        .fetch_one(conn)
-        .await
 }
 
 /// Whose right a locked one hands on; empty when it is older than such notes.
@@ -174,16 +166,17 @@ pub async fn renew(
     conn: &mut PgConnection,
     id: &str,
     token_sha256: &[u8; 32],
-    expires_at: DateTime<Utc>,
+    (sent_at, expires_at): (DateTime<Utc>, DateTime<Utc>),
     giver: &str,
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "UPDATE invitations SET token_sha256 = $2, expires_at = $3, invited_by = $4, sent = sent + 1 WHERE id = $1",
+        "UPDATE invitations SET token_sha256 = $2, expires_at = $3, invited_by = $4, sent_at = $5, sent = sent + 1 WHERE id = $1",
     )
     .bind(id)
     .bind(token_sha256.as_slice())
     .bind(expires_at)
     .bind(giver)
+    .bind(sent_at)
     .execute(&mut *conn)
     .await?;
     sqlx::query("SELECT control.invitation_put($1)").bind(token_sha256.as_slice()).execute(conn).await?;

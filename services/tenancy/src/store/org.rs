@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use chrono::{DateTime, Utc};
 use sqlx::types::Json;
 use sqlx::{FromRow, PgConnection};
 
@@ -78,6 +79,27 @@ pub async fn found(conn: &mut PgConnection, f: &Founding<'_>) -> sqlx::Result<bo
 /// Reads it.
 pub async fn get(conn: &mut PgConnection) -> sqlx::Result<OrgRow> {
     sqlx::query_as("SELECT name, settings, metadata, external_id, version FROM org").fetch_one(conn).await
+}
+
+/// Counts one more mail of an invitation, of the locked organization. False when so many were written since `day_ago` that there
+/// are no more for now.
+pub async fn count_mail(
+    conn: &mut PgConnection,
+    now: DateTime<Utc>,
+    day_ago: DateTime<Utc>,
+    most: i64,
+) -> sqlx::Result<bool> {
+    let counted = sqlx::query(
+        "UPDATE org SET mails = CASE WHEN mails_since > $2 THEN mails + 1 ELSE 1 END, \
+         mails_since = CASE WHEN mails_since > $2 THEN mails_since ELSE $1 END \
+         WHERE (mails_since > $2) IS NOT TRUE OR mails < $3",
+    )
+    .bind(now)
+    .bind(day_ago)
+    .bind(most)
+    .execute(conn)
+    .await?;
+    Ok(counted.rows_affected() == 1)
 }
 
 /// Reads it and keeps others from changing it.
