@@ -22,6 +22,9 @@ impl Here {
                         ("STATE", "state"),
                         ("JOINING", "joining"),
                         ("ROLE", "role"),
+                        ("RECORD", "challenge.name"),
+                        ("ITS TEXT", "challenge.value"),
+                        ("MISSING SINCE", "record_missing_since"),
                     ],
                 )
             }

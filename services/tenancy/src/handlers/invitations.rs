@@ -282,8 +282,11 @@ impl Invitations for Service {
                         let again = error.code() == Code::SignInAgain;
                         Err((if again { "sign_in_again" } else { "not_permitted" }, said(error)))
                     } else if let Err(error) = seats.invite(&mut tx, now).await {
-                        let seat = error.code() == Code::SeatsLimit;
-                        Err((if seat { "no_seat" } else { "invited_too_often" }, said(error)))
+                        match error.code() {
+                            Code::SeatsLimit => Err(("no_seat", said(error))),
+                            Code::Conflict => Err(("invited_too_often", said(error))),
+                            _ => return Err(error.into()),
+                        }
                     } else {
                         Ok(self.invite(&mut tx, &ctx, email, role, Vec::new()).await?.0)
                     }
